@@ -23,9 +23,9 @@ class SendAudio:
 
     def encode(self, bot_id: str) -> str:
         chunk = base64.b64encode(self.pcm).decode("ascii")
-        return (
-            f'{{"command": "sendaudio", "bot_id": {json.dumps(bot_id)}, "audiochunk": "{chunk}",'
-            ' "sample_rate": 48000, "encoding": "pcm16", "channels": 1, "endianness": "little"}'
+        return (  # a template: the base64 text needs no escaping and is most of the message
+            f'{{"command": "sendaudio", "bot_id": {json.dumps(bot_id)}, "audiochunk": "{chunk}"'
+            ', "sample_rate": 48000, "encoding": "pcm16", "channels": 1, "endianness": "little"}'
         )
 
 

@@ -1,0 +1,1 @@
+"""A Trio bridge between meeting bots and AI sessions."""

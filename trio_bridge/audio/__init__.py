@@ -1,0 +1,1 @@
+"""Sound as arrays: numpy and soxr only, no I/O, no clock of its own, never imports trio."""

@@ -1,0 +1,53 @@
+"""Who spoke, and whether it was ourselves."""
+
+from __future__ import annotations
+
+import attrs
+
+NO_SPEAKER = "NoSpeaker"
+"""The name MeetStream gives audio that its platform could not attribute (normal at first)."""
+
+DEFAULT_BOT_NAMES = ("MeetStream Agent", "Meeting Assistant")
+"""The names MeetStream's own bridge treats as the bot's."""
+
+
+@attrs.frozen
+class Speaker:
+    """A participant. Names are shown; ids tell people apart, where the platform gives them."""
+
+    id: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        """What tells this speaker from others: the id, or the name where there is none."""
+        return self.id or self.name
+
+    @property
+    def may_start_turn(self) -> bool:
+        """False for audio that the platform could not attribute: it is kept, but it is noise
+        of the room or the last syllable of somebody, not a beginning."""
+        return NO_SPEAKER not in (self.id, self.name)
+
+    def __str__(self) -> str:
+        return self.name or self.id or "somebody"
+
+
+@attrs.frozen
+class OwnVoice:
+    """Tells the bot's own voice by exact id, or exact name with case and ends folded.
+
+    Never by a part of the name: ``ai`` mutes Craig and Aisha, ``bot`` mutes Abbott.
+    """
+
+    names: frozenset[str] = attrs.field(
+        default=DEFAULT_BOT_NAMES, converter=lambda names: frozenset(map(_fold, names))
+    )
+    ids: frozenset[str] = attrs.field(default=(), converter=frozenset)
+
+    def __contains__(self, speaker: Speaker) -> bool:
+        return speaker.id in self.ids or _fold(speaker.name) in self.names
+
+
+def _fold(name: str) -> str:
+    return name.strip().casefold()
