@@ -25,7 +25,7 @@ class HandshakeError(WireError):
 
 
 class SocketClosedError(BridgeError):
-    """The WebSocket is gone; ``code`` is its close code (RFC 6455 §7.4), 1006 if it just died."""
+    """The WebSocket is gone; ``code`` its close code (RFC 6455 §7.4), 1006 if it died."""
 
     def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(code, reason)

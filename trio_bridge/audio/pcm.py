@@ -37,7 +37,8 @@ def to_pcm16(samples: Samples) -> bytes:
     scaled = np.nan_to_num(samples * np.float32(FULL_SCALE), nan=0.0)
     np.rint(scaled, out=scaled)
     np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1, out=scaled)
-    return scaled.astype("<i2").tobytes()
+    data: bytes = scaled.astype("<i2").tobytes()
+    return data
 
 
 def as_samples(samples: npt.ArrayLike) -> Samples:

@@ -57,13 +57,14 @@ class Resampler:
         """Feed ``samples`` and take what is ready, float32 ``(m,)``."""
         if self._stream is None:
             return samples
-        return self._stream.resample_chunk(samples)
+        ready: Samples = self._stream.resample_chunk(samples)
+        return ready
 
     def finish(self) -> Samples:
         """The end of the stream: what was held back. The next `process` begins a new one."""
         if self._stream is None:
             return np.zeros(0, np.float32)
-        rest = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        rest: Samples = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
         self._stream = self._open()
         return rest
 

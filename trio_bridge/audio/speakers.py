@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 NO_SPEAKER = "NoSpeaker"
@@ -33,6 +35,18 @@ class Speaker:
         return self.name or self.id or "somebody"
 
 
+def _fold(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _all(ids: Iterable[str]) -> frozenset[str]:
+    return frozenset(ids)
+
+
+def _fold_all(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(map(_fold, names))
+
+
 @attrs.frozen
 class OwnVoice:
     """Tells the bot's own voice by exact id, or exact name with case and ends folded.
@@ -40,14 +54,8 @@ class OwnVoice:
     Never by a part of the name: ``ai`` mutes Craig and Aisha, ``bot`` mutes Abbott.
     """
 
-    names: frozenset[str] = attrs.field(
-        default=DEFAULT_BOT_NAMES, converter=lambda names: frozenset(map(_fold, names))
-    )
-    ids: frozenset[str] = attrs.field(default=(), converter=frozenset)
+    names: frozenset[str] = attrs.field(default=DEFAULT_BOT_NAMES, converter=_fold_all)
+    ids: frozenset[str] = attrs.field(default=(), converter=_all)
 
     def __contains__(self, speaker: Speaker) -> bool:
         return speaker.id in self.ids or _fold(speaker.name) in self.names
-
-
-def _fold(name: str) -> str:
-    return name.strip().casefold()

@@ -16,6 +16,8 @@ import numpy as np
 from trio_bridge.audio.pcm import SILENCE_DBFS, Samples, level_dbfs
 
 BLOCK_S = 0.02
+TAIL_S = 0.2
+"""Silence that an utterance keeps at its end."""
 FLOOR_RISE_DB = 0.05
 """A block: 2.5 dB a second, so that an air conditioner is noise after some seconds and a
 sentence is not."""
@@ -125,16 +127,21 @@ class EnergyVad:
             self._close(events)
 
     def _close(self, events: list[VadEvent]) -> None:
-        samples = np.concatenate(self._segment)
+        start = self._done - sum(len(block) for block in self._segment)
+        # Of the silence that proved the end, a recogniser needs a little and an echo nothing.
+        spare = max(0, self._quiet - _blocks(TAIL_S))
+        samples = np.concatenate(self._segment[: len(self._segment) - spare])
         self._segment = []
-        self._loud = 0
-        events.append(SpeechEnded(self._done - len(samples), samples))
+        self._loud = self._quiet = 0
+        events.append(SpeechEnded(start, samples))
 
     def _is_speech(self, block: Samples) -> bool:
         level = level_dbfs(block)
         if level > SILENCE_DBFS:  # digital silence says nothing about the room's noise
             floor = self._floor_dbfs
-            self._floor_dbfs = max(min(floor + FLOOR_RISE_DB, level), LOWEST_FLOOR_DBFS)
+            self._floor_dbfs = max(min(floor + TAIL_S = 0.2
+"""Silence that an utterance keeps at its end."""
+FLOOR_RISE_DB, level), LOWEST_FLOOR_DBFS)
         return level > max(
             self.settings.threshold_dbfs, self._floor_dbfs + self.settings.margin_db
         )

@@ -11,6 +11,10 @@ from typing import Literal
 
 import attrs
 
+_PCM_FORMAT = (
+    ', "sample_rate": 48000, "encoding": "pcm16", "channels": 1, "endianness": "little"}'
+)
+
 Role = Literal["assistant", "user"]
 
 
@@ -25,7 +29,7 @@ class SendAudio:
         chunk = base64.b64encode(self.pcm).decode("ascii")
         return (  # a template: the base64 text needs no escaping and is most of the message
             f'{{"command": "sendaudio", "bot_id": {json.dumps(bot_id)}, "audiochunk": "{chunk}"'
-            ', "sample_rate": 48000, "encoding": "pcm16", "channels": 1, "endianness": "little"}'
+            + _PCM_FORMAT
         )
 
 

@@ -1,0 +1,75 @@
+"""One socket of a bot: it introduces itself, is lent to its meeting, and is closed."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from trio_bridge.config import Settings
+from trio_bridge.edge.socket import Socket
+from trio_bridge.errors import HandshakeError, SessionEndedError, SocketClosedError
+from trio_bridge.log import Throttle
+from trio_bridge.registry import Registry
+from trio_bridge.routes import Route
+from trio_bridge.wire.commands import Ack
+from trio_bridge.wire.hello import Hello, parse_hello
+
+log = logging.getLogger(__name__)
+
+POLICY = 1008
+
+
+async def serve_channel(
+    socket: Socket, route: Route, registry: Registry, settings: Settings, refusals: Throttle
+) -> None:
+    """Serve one accepted WebSocket until it or its meeting ends, and close it accordingly.
+
+    A first message that is no good closes it with 1003 or 1008 and makes no session.
+    """
+    try:
+        hello = await read_hello(socket, route.bot_id, settings.hello_s)
+    except SocketClosedError:
+        return
+    except HandshakeError as error:
+        if refusals.admits(trio.current_time()):
+            more = refusals.take_suppressed()
+            fields = {"reason": error.reason, "peer": socket.request.peer, "more_before": more}
+            log.warning("channel refused", extra=fields)
+        await socket.close(error.close_code, error.reason)
+        return
+    try:
+        if settings.ack:
+            await socket.send(Ack(route.kind).encode(hello.bot_id))
+        await socket.close(*await _lend(socket, route, registry, hello))
+    except SocketClosedError:  # between the hello and the meeting; a retry will come
+        return
+
+
+async def read_hello(socket: Socket, path_id: str | None, deadline_s: float) -> Hello:
+    """Receive the first message within ``deadline_s`` and check it against the path's id.
+
+    Raises:
+        HandshakeError: silence past the deadline, a bad message, or another id than the path.
+        SocketClosedError: the peer left.
+    """
+    try:
+        with trio.fail_after(deadline_s):
+            first = await socket.receive()
+    except trio.TooSlowError as exc:
+        raise HandshakeError(f"no ready message in {deadline_s:g} s", POLICY) from exc
+    hello = parse_hello(first)
+    if path_id is not None and path_id != hello.bot_id:
+        raise HandshakeError("bot_id is not the one in the path", POLICY)
+    return hello
+
+
+async def _lend(
+    socket: Socket, route: Route, registry: Registry, hello: Hello
+) -> tuple[int, str]:
+    while True:
+        session = registry.join(hello.bot_id)
+        try:
+            return await session.serve_channel(route.kind, socket)
+        except SessionEndedError:  # it ended in this very moment: the next one is new
+            await trio.lowlevel.checkpoint()

@@ -1,0 +1,282 @@
+"""Settings: one frozen value, and the one definition of each flag, variable and file key.
+
+A setting `lead_ms` is the flag ``--lead-ms``, the variable ``TRIO_BRIDGE_LEAD_MS`` and the key
+``lead_ms`` of a TOML file (``--config FILE``). A flag wins over a variable, a variable over the
+file, the file over the default. Knows no I/O but reading that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from trio_bridge.errors import SettingsError
+
+ENV_PREFIX = "TRIO_BRIDGE_"
+
+
+def _setting(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    metavar: str | None = None,
+    secret: bool = False,
+) -> Any:
+    """One setting: ``text`` says its unit and its reason; ``default`` gives its type."""
+    return attrs.field(
+        default=default,
+        repr=not secret,
+        converter=tuple if isinstance(default, tuple) else None,
+        validator=_validator(low, high, choices),
+        metadata={"text": text, "choices": choices, "metavar": metavar, "secret": secret},
+    )
+
+
+def _validator(
+    low: float | None, high: float | None, choices: tuple[str, ...]
+) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        name = attribute.name
+        kind = _kind(attribute)
+        if kind is float and type(value) is int:
+            value = float(value)
+        parts = value if isinstance(value, tuple) else (value,)
+        expected = str if isinstance(attribute.default, tuple) else kind
+        if value is None and attribute.default is None:
+            return
+        if not all(type(part) is expected for part in parts):
+            raise SettingsError(f"{name}: expected {_WORDS[expected]}, got {value!r}")
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise SettingsError(f"{name}: expected {low:g} to {high:g}, got {value:g}")
+        if choices and value not in choices:
+            raise SettingsError(f"{name}: expected {' or '.join(choices)}, got {value!r}")
+
+    return check
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Everything an operator can choose. Units are in the names; bad values raise
+    `SettingsError` with the name and the mend."""
+
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for every IPv4 one")
+    port: int = _setting(8080, "TCP port; 0 lets the system choose", low=0, high=65_535)
+    agent: str | None = _setting(
+        None,
+        "agent by name (echo, local) or as package.module:function; "
+        "without it local if its parts are installed, else echo",
+        metavar="NAME",
+    )
+    token: tuple[str, ...] = _setting(
+        (),
+        "secret that a bot must show (repeatable): in the path as /t/TOKEN/bridge, as "
+        "?token= or as a bearer token; none: everybody may connect",
+        metavar="TEXT",
+        secret=True,
+    )
+    allowed_origin: tuple[str, ...] = _setting(
+        (),
+        "Origin header that a browser may send (repeatable); bots send none",
+        metavar="ORIGIN",
+    )
+    bot_name: tuple[str, ...] = _setting(
+        ("MeetStream Agent", "Meeting Assistant"),
+        "display name of our bot (repeatable): its own voice is not heard; exact, case folded",
+        metavar="NAME",
+    )
+    bot_speaker_id: tuple[str, ...] = _setting(
+        (), "speaker id of our bot (repeatable), where the platform gives one", metavar="ID"
+    )
+    own_voice: Literal["silence", "drop"] = _setting(
+        "silence",
+        "what becomes of our own voice: silence keeps the meeting's time",
+        choices=("silence", "drop"),
+    )
+    layout: Literal["auto", "mixed", "separate"] = _setting(
+        "auto",
+        "frames are one mixed stream or one stream per speaker; auto finds out",
+        choices=("auto", "mixed", "separate"),
+    )
+    channels: int = _setting(
+        1, "channels of the bot's PCM; 2 are averaged", low=1, high=2, metavar="N"
+    )
+    resample_quality: Literal["QQ", "LQ", "MQ", "HQ", "VHQ"] = _setting(
+        "HQ",
+        "soxr quality; mean delay at 48 to 16 kHz: LQ 11 ms, MQ and HQ 21, VHQ 43, QQ 0 "
+        "(aliases)",
+        choices=("QQ", "LQ", "MQ", "HQ", "VHQ"),
+    )
+    audio_backlog_ms: int = _setting(
+        400, "ms of meeting audio kept for a slow agent; then the oldest is dropped", low=40,
+        high=60_000,
+    )  # fmt: skip
+    chunk_ms: int = _setting(100, "ms of speech in one message to the bot", low=20, high=1_000)
+    lead_ms: int = _setting(
+        300,
+        "ms of speech queued at the bot: bridges network jitter, and is what can still be "
+        "heard after an interrupt",
+        low=40,
+        high=5_000,
+    )
+    speech_backlog_ms: int = _setting(
+        2_000, "ms of speech an agent may be ahead; then say() waits", low=100, high=60_000
+    )
+    barge_in_ms: int = _setting(
+        300,
+        "ms of human speech that interrupt ours; 0: only the meeting can",
+        low=0,
+        high=5_000,
+    )
+    vad_threshold_dbfs: float = _setting(
+        -45.0, "dBFS above which audio can be speech", low=-90.0, high=0.0
+    )
+    end_of_turn_ms: int = _setting(
+        600, "ms of silence that end an utterance", low=100, high=10_000
+    )
+    ack: bool = _setting(True, "answer a channel's ready message with an ack")
+    hello_s: float = _setting(
+        10.0, "seconds a new connection has for its ready message", low=0.1, high=120.0
+    )
+    grace_s: float = _setting(
+        15.0,
+        "seconds a meeting waits for a lost bot; bots were seen to retry after 10",
+        low=0.0,
+        high=3_600.0,
+    )
+    wrap_up_s: float = _setting(
+        2.0, "seconds an agent has after its meeting to end by itself", low=0.0, high=600.0
+    )
+    teardown_s: float = _setting(
+        5.0, "seconds a cancelled agent may take before it is reported", low=0.1, high=600.0
+    )
+    drain_s: float = _setting(
+        5.0, "seconds running meetings have after SIGTERM", low=0.0, high=86_400.0
+    )
+    bad_frames: int = _setting(
+        500, "bad messages in a row that end a socket; one good one starts anew", low=1,
+        high=1_000_000,
+    )  # fmt: skip
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "least important log that is written",
+        choices=("debug", "info", "warning", "error"),
+    )  # fmt: skip
+    log_format: Literal["auto", "json", "text"] = _setting(
+        "auto", "JSON lines or text; auto: text on a terminal", choices=("auto", "json", "text")
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.lead_ms < self.chunk_ms:
+            raise SettingsError(
+                f"lead_ms: {self.lead_ms} is less than chunk_ms ({self.chunk_ms}); "
+                "raise lead_ms or lower chunk_ms"
+            )
+        if not self.host or any(not text for text in (*self.token, *self.bot_name)):
+            raise SettingsError("host, token and bot_name: expected text, got an empty one")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` a flag for every setting, with its unit and default, and ``--config``."""
+    parser.add_argument("--config", metavar="FILE", help="TOML file with any of these settings")
+    for field in attrs.fields(Settings):
+        flag = "--" + field.name.replace("_", "-")
+        choices = field.metadata["choices"]
+        options: dict[str, Any] = {"dest": field.name, "default": None}
+        if isinstance(field.default, tuple):
+            options["action"] = "append"
+        elif field.default is True:
+            options["action"] = argparse.BooleanOptionalAction
+        if "action" not in options or isinstance(field.default, tuple):
+            options["metavar"] = (
+                "|".join(choices)
+                or field.metadata["metavar"]
+                or ({int: "N", float: "X"}.get(_kind(field), "TEXT"))
+            )
+        parser.add_argument(flag, help=_help(field), **options)
+
+
+def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Settings from parsed flags (None: not given), the environment and the file they name.
+
+    Raises:
+        SettingsError: one line that names the setting, where it came from and the mend.
+    """
+    file = flags.get("config") or environ.get(ENV_PREFIX + "CONFIG")
+    values = _read_file(file) if file else {}
+    for field in attrs.fields(Settings):
+        variable = ENV_PREFIX + field.name.upper()
+        if variable in environ:
+            values[field.name] = _parse(field, environ[variable], f"${variable}")
+        flag = flags.get(field.name)
+        if flag is not None:
+            values[field.name] = _parse(field, flag, "--" + field.name.replace("_", "-"))
+    return Settings(**values)
+
+
+def settings_table() -> str:
+    """Every setting as a Markdown table: the README's, and a test keeps them the same."""
+    rows = ["| flag | default | what |", "|---|---|---|"]
+    for field in attrs.fields(Settings):
+        default = field.default
+        shown = ", ".join(default) if isinstance(default, tuple) else default
+        shown = "" if shown is None else "on" if shown is True else shown
+        text = field.metadata["text"]
+        rows.append(f"| `--{field.name.replace('_', '-')}` | {shown} | {text} |")
+    return "\n".join(rows) + "\n"
+
+
+def _help(field: attrs.Attribute[Any]) -> str:
+    default = field.default
+    if default is None or default == ():
+        return str(field.metadata["text"]).replace("%", "%%")
+    shown = ", ".join(default) if isinstance(default, tuple) else default
+    shown = "on" if shown is True else shown
+    return f"{field.metadata['text']} [{shown}]".replace("%", "%%")
+
+
+def _kind(field: attrs.Attribute[Any]) -> type:
+    return str if field.default is None else type(field.default)
+
+
+def _parse(field: attrs.Attribute[Any], given: Any, source: str) -> Any:
+    """What a flag or variable says, in the setting's type."""
+    kind = _kind(field)
+    if kind is tuple:
+        return tuple(given.split(",")) if isinstance(given, str) else tuple(given)
+    if not isinstance(given, str):
+        return given
+    if kind is bool:
+        if given.lower() in {"1", "true", "yes", "on", "0", "false", "no", "off"}:
+            return given.lower() in {"1", "true", "yes", "on"}
+        raise SettingsError(f"{source}: expected true or false, got {given!r}")
+    if kind in (int, float):
+        try:
+            return kind(given)
+        except ValueError:
+            raise SettingsError(f"{source}: expected {_WORDS[kind]}, got {given!r}") from None
+    return given
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        with Path(path).open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as exc:
+        raise SettingsError(f"--config {path}: {exc.strerror or exc}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"--config {path}: not TOML: {exc}") from exc
+    known = {field.name for field in attrs.fields(Settings)}
+    for name in values:
+        if name not in known:
+            raise SettingsError(f"--config {path}: no setting is called {name!r}; see --help")
+    return values

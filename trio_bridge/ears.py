@@ -1,0 +1,171 @@
+"""What agents listen with: each ear a lane of its own, so a slow one harms no other."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Generic, TypeVar, cast
+
+import attrs
+import trio
+
+from trio_bridge.audio.hearing import Hearing, View
+from trio_bridge.audio.mixing import Piece
+from trio_bridge.audio.timeline import Heard
+from trio_bridge.lanes import Lane, Overflow
+
+NOTES = 256
+"""Events that may wait for a slow agent, besides audio; then the oldest is dropped."""
+TURN = 32
+"""Events handed out before other tasks get to run."""
+
+Event = TypeVar("Event")
+
+
+def _samples(piece: Piece) -> int:
+    return len(piece.samples)
+
+
+def _new_notes(inner: _Inner) -> Lane[object]:
+    return Lane("notes", NOTES, Overflow.DROP_OLDEST, bell=inner.audio.bell)
+
+
+@attrs.define(eq=False)
+class _Inner:
+    """The part of an ear that its meeting knows; the agent holds the other one."""
+
+    by: View
+    audio: Lane[Piece]
+    notes: Lane[object] = attrs.field(
+        default=attrs.Factory(_new_notes, takes_self=True), init=False
+    )
+
+
+class Ear(Generic[Event]):
+    """An endless iterator of what one agent hears, until the meeting is over.
+
+    Dropping it (``break``, or the end of its task) closes it; `close` does so at once. On
+    `trio.Cancelled` nothing is lost. Not for two tasks at once.
+    """
+
+    def __init__(self, audience: Audience, inner: _Inner, hearing: Hearing) -> None:
+        self._audience, self._inner, self._hearing = audience, inner, hearing
+        self._ready: deque[object] = deque()
+        self._given = 0
+        self._finished = False
+
+    def __aiter__(self) -> Ear[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._given += 1
+        if self._given % TURN == 0:
+            await trio.lowlevel.checkpoint()
+        inner, ready = self._inner, self._ready
+        while True:
+            if (note := inner.notes.take_nowait()) is not None:
+                return cast(Event, note)
+            if ready:
+                return cast(Event, ready.popleft())
+            if (piece := inner.audio.take_nowait()) is not None:
+                ready.extend(self._hearing.feed(piece))
+            elif not inner.audio.closed:
+                await inner.audio.bell.wait()
+                self._given = 0
+            elif not self._finished:
+                self._finished = True
+                ready.extend(self._hearing.finish())
+            else:
+                raise StopAsyncIteration
+
+    @property
+    def dropped_samples(self) -> int:
+        """Samples at 48 kHz that this ear lost, because its agent was slower than the audio."""
+        return self._inner.audio.dropped
+
+    def close(self) -> None:
+        """Stop listening; the iterator ends after what it has taken."""
+        self._audience.leave(self._inner)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+@attrs.define(eq=False)
+class Audience:
+    """The open ears of one meeting.
+
+    Until the first ear opens, audio waits for it in a lane of its own. Balance, in samples of
+    the mix at 48 kHz: every ear's lane balances, and ``heard`` is the mix's length.
+    """
+
+    backlog: int
+    """Samples at 48 kHz that may wait in an ear; then the oldest are dropped."""
+    heard: int = attrs.field(default=0, init=False)
+    unheard: int = attrs.field(default=0, init=False)
+    """Samples of the mix that came while no ear was open."""
+    _ears: list[_Inner] = attrs.field(factory=list, init=False)
+    _early: dict[View, Lane[Piece]] = attrs.field(init=False)
+    _past: Counter[str] = attrs.field(factory=Counter, init=False)
+    _over: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._early = {"mix": self._new_lane(), "speaker": self._new_lane()}
+
+    def open(self, hearing: Hearing, backlog: int | None = None) -> Ear[Event]:
+        """A new ear. The first one of a meeting also gets what came just before it."""
+        lane = self._early.get(hearing.by) or self._new_lane()
+        self._early = {}
+        lane.capacity = backlog or self.backlog
+        if self._over:
+            lane.close()
+        inner = _Inner(hearing.by, lane)
+        self._ears.append(inner)
+        return Ear(self, inner, hearing)
+
+    def hear(self, heard: Heard) -> None:
+        """Give new audio to every ear; never waits."""
+        for piece in heard.mix:
+            self.heard += len(piece.samples)
+        pairs = [(ear.by, ear.audio) for ear in self._ears] or list(self._early.items())
+        if not pairs:
+            self.unheard += sum(len(piece.samples) for piece in heard.mix)
+        for by, lane in pairs:
+            for piece in heard.mix if by == "mix" else heard.voices:
+                lane.put_nowait(piece)
+
+    def note(self, event: object) -> None:
+        """Give an event to every ear, ahead of audio that waits."""
+        for ear in self._ears:
+            ear.notes.put_nowait(event)
+
+    def leave(self, inner: _Inner) -> None:
+        """Close one ear; what it lost stays in the books."""
+        if inner in self._ears:
+            self._ears.remove(inner)
+            inner.audio.flush()
+            inner.audio.close()
+            self._past.update(_books(inner.audio))
+
+    def close(self) -> None:
+        """The meeting is over: every ear ends after what is queued."""
+        self._over = True
+        for ear in self._ears:
+            ear.audio.close()
+
+    def books(self) -> Counter[str]:
+        """All ears' lanes added up, in samples: offered, taken, dropped, flushed, queued."""
+        total = Counter(self._past)
+        for ear in self._ears:
+            total.update(_books(ear.audio))
+        if self._early:
+            total.update(_books(self._early["mix"]))
+        return total
+
+    def _new_lane(self) -> Lane[Piece]:
+        return Lane("audio", self.backlog, Overflow.DROP_OLDEST, cost=_samples)
+
+
+def _books(lane: Lane[Piece]) -> dict[str, int]:
+    names = ("offered", "taken", "dropped", "flushed", "queued")
+    return {name: getattr(lane, name) for name in names}

@@ -1,0 +1,101 @@
+"""From audio messages to the meeting's timeline: decode, leave out our own voice, place.
+
+Sans-I/O; the caller says what time it is. Every sample is accounted for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import attrs
+
+from trio_bridge.audio.pcm import Samples, from_pcm16, silence
+from trio_bridge.audio.resample import Quality, Resampler
+from trio_bridge.audio.speakers import OwnVoice, Speaker
+from trio_bridge.audio.timeline import RATE_HZ, Heard, Timeline
+from trio_bridge.wire.frames import AudioFrame, FrameError, decode_audio
+
+LONGEST_FRAME_S = 2.0
+"""Real frames have 20 to 100 ms; what is longer is no live audio."""
+SPEAKERS_REMEMBERED = 256
+"""Ids and names are a stranger's: beyond this many the memory begins anew."""
+
+
+@attrs.define(eq=False)
+class Intake:
+    """One meeting's audio on its way in.
+
+    Balance, in samples at 48 kHz: ``received == own_left_out + timeline.received``.
+    """
+
+    timeline: Timeline
+    own_voice: OwnVoice
+    silence_own: bool = True
+    """Our own voice becomes silence of the same length; otherwise it is left out."""
+    channels: int = 1
+    quality: Quality = "HQ"
+    frames: int = attrs.field(default=0, init=False)
+    received: int = attrs.field(default=0, init=False)
+    own: int = attrs.field(default=0, init=False)
+    """Samples of our own voice."""
+    own_left_out: int = attrs.field(default=0, init=False)
+    """Those of them that did not even become silence."""
+    rejected: Counter[str] = attrs.field(factory=Counter, init=False)
+    """Messages that were no frame, by reason."""
+    flawed: Counter[str] = attrs.field(factory=Counter, init=False)
+    """Frames that had to be mended, by flaw; their audio was heard."""
+    rejected_in_a_row: int = attrs.field(default=0, init=False)
+    _speakers: dict[tuple[str, str], Speaker] = attrs.field(factory=dict, init=False)
+    _resamplers: dict[tuple[str, int], Resampler] = attrs.field(factory=dict, init=False)
+
+    def take(self, message: bytes | str, now_s: float) -> Heard:
+        """Hear one message of the audio channel, in any of the forms it has.
+
+        Raises:
+            FrameError: it was no frame; it is counted, and the next good one is heard.
+        """
+        try:
+            frame = decode_audio(message)
+            samples = self._samples(frame)
+        except FrameError as exc:
+            self.rejected[exc.reason] += 1
+            self.rejected_in_a_row += 1
+            raise
+        self.rejected_in_a_row = 0
+        self.flawed.update(frame.flaws)
+        self.frames += 1
+        self.received += len(samples)
+        speaker = self._speaker(frame)
+        if speaker not in self.own_voice:
+            return self.timeline.add(speaker, samples, now_s)
+        self.own += len(samples)
+        if self.silence_own and not self.timeline.separate:
+            return self.timeline.add(None, silence(len(samples)), now_s)
+        self.own_left_out += len(samples)
+        return Heard([], [])
+
+    def _samples(self, frame: AudioFrame) -> Samples:
+        channels = self.channels if frame.channels == 1 else frame.channels
+        pcm = frame.pcm[: len(frame.pcm) - len(frame.pcm) % (2 * channels)]
+        if len(pcm) > LONGEST_FRAME_S * frame.rate_hz * channels * 2:
+            raise FrameError("longer than 2 s", 0)
+        samples = from_pcm16(pcm, channels)
+        if frame.rate_hz == RATE_HZ:
+            return samples
+        key = (frame.speaker_id or frame.speaker_name, frame.rate_hz)
+        resampler = self._resamplers.get(key)
+        if resampler is None:
+            if len(self._resamplers) >= SPEAKERS_REMEMBERED:
+                self._resamplers.clear()
+            resampler = Resampler(frame.rate_hz, RATE_HZ, self.quality)
+            self._resamplers[key] = resampler
+        return resampler.process(samples)
+
+    def _speaker(self, frame: AudioFrame) -> Speaker:
+        key = (frame.speaker_id, frame.speaker_name)
+        speaker = self._speakers.get(key)
+        if speaker is None:
+            if len(self._speakers) >= SPEAKERS_REMEMBERED:
+                self._speakers.clear()
+            speaker = self._speakers[key] = Speaker(*key)
+        return speaker

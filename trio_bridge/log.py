@@ -1,0 +1,129 @@
+"""Structured logging on the standard library: constant event names, data in ``extra``.
+
+A peer's text is data, never part of an event's name, and cannot forge or colour a line:
+control, format and separator characters come out escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import unicodedata
+from collections.abc import MutableMapping
+from typing import Any, Literal, TextIO
+
+import attrs
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories that move a cursor, turn the text round or break the line."""
+
+EXCERPT = 80
+"""Characters of a peer's text that a log line may hold."""
+
+
+class BoundLog(logging.LoggerAdapter[logging.Logger]):
+    """A logger that already knows whose meeting it talks about."""
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        # LoggerAdapter replaces ``extra`` before Python 3.13; here the two are merged.
+        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
+        return msg, kwargs
+
+
+@attrs.define(eq=False)
+class Throttle:
+    """Lets one log line a second through and counts the others."""
+
+    every_s: float = 1.0
+    suppressed: int = attrs.field(default=0, init=False)
+    _next_s: float = attrs.field(default=float("-inf"), init=False)
+
+    def admits(self, now_s: float) -> bool:
+        """Whether to log now; `suppressed` says how many were not since the last one."""
+        if now_s < self._next_s:
+            self.suppressed += 1
+            return False
+        self._next_s = now_s + self.every_s
+        return True
+
+    def take_suppressed(self) -> int:
+        count, self.suppressed = self.suppressed, 0
+        return count
+
+
+def excerpt(data: str | bytes) -> str:
+    """The beginning of a peer's message, short and printable."""
+    if isinstance(data, bytes):
+        head = data[: EXCERPT // 2].hex()
+        return head + ("..." if len(data) > EXCERPT // 2 else "")
+    return printable(data[:EXCERPT]) + ("..." if len(data) > EXCERPT else "")
+
+
+def printable(text: str) -> str:
+    """``text`` with everything escaped that a terminal or a line-based log would act on."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSAFE else c
+        for c in text
+    )
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, event, then what was bound or passed."""
+
+    @staticmethod
+    def converter(seconds: float | None) -> time.struct_time:
+        return time.gmtime(seconds)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{record.msecs:03.0f}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "event": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=repr)
+
+
+class TextFormatter(logging.Formatter):
+    """The same for a person: ``12:00:00 INFO  meeting began bot_id=... agent=echo``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        head = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<7} "
+        fields = "".join(f" {k}={_shown(v)}" for k, v in _fields(record).items())
+        line = head + printable(record.getMessage()) + fields
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def set_up_logging(
+    stream: TextIO, level: str, style: Literal["auto", "json", "text"] = "auto"
+) -> None:
+    """Send the package's events to ``stream``; only a program calls this, never a library."""
+    text = style == "text" or (style == "auto" and stream.isatty())
+    output = logging.StreamHandler(stream)
+    output.setFormatter(TextFormatter() if text else JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [output]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("trio_bridge").setLevel(level.upper())
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {k: v for k, v in record.__dict__.items() if k not in _STANDARD}
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+    text = printable(str(value))
+    return json.dumps(text, ensure_ascii=False) if " " in text or not text else text

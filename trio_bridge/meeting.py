@@ -1,0 +1,340 @@
+"""What an agent is given: one meeting, to listen to and to speak in.
+
+An agent is an ``async def agent(meeting: Meeting) -> None``. It runs in its meeting's nursery
+from the bot's first connection on; when the meeting ends its iterators end, and after a moment
+to wrap up it is cancelled. What it raises ends its meeting and no other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Literal, cast
+
+import attrs
+import numpy.typing as npt
+import trio
+
+from trio_bridge.audio.hearing import AudioChunk, Hearing, SpeakerChange, Utterance, View
+from trio_bridge.audio.pcm import Samples, as_samples
+from trio_bridge.audio.resample import Quality, Resampler
+from trio_bridge.audio.speakers import Speaker
+from trio_bridge.audio.vad import VadSettings
+from trio_bridge.ears import Audience, Ear
+from trio_bridge.log import BoundLog
+from trio_bridge.pacing import RATE_HZ
+from trio_bridge.pump import Pump, samples_of_ms
+from trio_bridge.turns import TurnGate
+from trio_bridge.wire.commands import Role, SendChat, SendImage, SendImageUrl, SendMessage
+
+__all__ = [
+    "Agent",
+    "AudioChunk",
+    "Ear",
+    "Event",
+    "Interrupt",
+    "Meeting",
+    "Speaker",
+    "SpeakerChange",
+    "Turn",
+    "UnknownMessage",
+    "UserMessage",
+    "Utterance",
+]
+
+InterruptSource = Literal["meeting", "barge-in", "agent"]
+
+
+@attrs.frozen
+class UserMessage:
+    """Text that a person in the meeting wrote to the bot."""
+
+    text: str
+    speaker: Speaker | None = None
+    """None where the platform does not say who."""
+
+
+@attrs.frozen
+class Interrupt:
+    """Our speech was stopped. The turn under way, if any, was cancelled."""
+
+    source: InterruptSource
+    """The meeting's ``interrupt`` message, a person who spoke, or the agent itself."""
+    flushed_s: float
+    """Seconds of speech that had not been sent and never will be."""
+    heard_s: float
+    """Seconds of this turn's speech that were heard: an estimate that can be too low by up to
+    the lead, since platforms other than Google Meet play out what they have queued."""
+
+
+@attrs.frozen
+class UnknownMessage:
+    """The bot sent a well-formed message of a kind that the bridge does not know."""
+
+    kind: str
+
+
+Event = AudioChunk | Utterance | UserMessage | SpeakerChange | Interrupt | UnknownMessage
+
+
+@attrs.define(eq=False)
+class Turn:
+    """One stretch of speech of ours, which an interrupt can cut."""
+
+    _pump: Pump
+    _gate: TurnGate
+    _quality: Quality
+    _epoch: int = attrs.field(init=False)
+    _base: int = attrs.field(init=False)
+    _said: int = attrs.field(default=0, init=False)
+    _resampler: Resampler | None = attrs.field(default=None, init=False)
+    _frozen: tuple[int, int] | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._epoch = self._gate.epoch
+        self._base = self._pump.playout.sent + self._pump.playout.queued
+
+    @property
+    def interrupted(self) -> bool:
+        """An interrupt cut this turn short."""
+        return self._epoch != self._gate.epoch
+
+    @property
+    def said_s(self) -> float:
+        """Seconds of speech handed over so far."""
+        return self._said / RATE_HZ
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds of it that were heard: an estimate, never more than `said_s`."""
+        return self._heard()[0] / RATE_HZ
+
+    @property
+    def heard_error_s(self) -> float:
+        """How much more may have been heard: what was at the bot when an interrupt came."""
+        return self._heard()[1] / RATE_HZ
+
+    async def say(self, samples: npt.ArrayLike, *, rate_hz: int) -> None:
+        """Speak ``samples``: float ``(n,)``, mono, full scale +-1.0, at ``rate_hz``.
+
+        Waits while the playout lane is full. Call it as often as speech comes in: all of a
+        turn is one stream, with no click between. On `trio.Cancelled` a first part was taken.
+
+        Raises:
+            ValueError: integers, more than one dimension, or a rate no resampler takes.
+            SessionEndedError: the meeting is over.
+        """
+        block = as_samples(samples)
+        if self._resampler is None or self._resampler.from_hz != rate_hz:
+            rest = self._finish_stream()
+            self._resampler = Resampler(rate_hz, RATE_HZ, self._quality)
+            await self._say(rest)
+        await self._say(self._resampler.process(block))
+
+    async def finish(self) -> None:
+        """Send the end of what was said and wait until it has been played, by our estimate.
+
+        Leaving the turn does this; on `trio.Cancelled` the speech goes on.
+        """
+        await self._say(self._finish_stream())
+        self._pump.complete()
+        await self._pump.played()
+
+    def freeze(self) -> float:
+        """An interrupt is about to come: seconds heard until now, and for good."""
+        self._frozen = self._heard()
+        return self._frozen[0] / RATE_HZ
+
+    def _heard(self) -> tuple[int, int]:
+        if self._frozen is not None:
+            return self._frozen
+        unplayed = self._pump.playout.unplayed(trio.current_time())
+        sent = self._pump.playout.sent - self._base
+        heard = min(max(0, sent - unplayed), self._said)
+        return heard, max(0, min(sent, self._said) - heard)
+
+    async def _say(self, samples: Samples) -> None:
+        if self.interrupted:  # a shielded agent went on: nobody wants to hear the rest
+            await trio.lowlevel.checkpoint()
+            return
+        before = self._pump.playout.said
+        try:
+            await self._pump.say(samples)
+        finally:
+            if not self.interrupted:
+                self._said += self._pump.playout.said - before
+
+    def _finish_stream(self) -> Samples:
+        resampler, self._resampler = self._resampler, None
+        return as_samples([]) if resampler is None else resampler.finish()
+
+
+@attrs.define(eq=False)
+class Meeting:
+    """One meeting, from the agent's seat."""
+
+    bot_id: str
+    """The bot's id; the same as long as the meeting lasts."""
+    _audience: Audience
+    _pump: Pump
+    _log: BoundLog = attrs.field(
+        factory=lambda: BoundLog(logging.getLogger("trio_bridge.agent"), {})
+    )
+    _quality: Quality = "HQ"
+    _vad: VadSettings = attrs.field(factory=VadSettings)
+    _turns: TurnGate = attrs.field(factory=TurnGate, init=False)
+    _turn: Turn | None = attrs.field(default=None, init=False)
+
+    # -- listening -------------------------------------------------------------------------
+
+    def audio(
+        self,
+        *,
+        rate_hz: int = 16_000,
+        chunk_ms: int = 20,
+        by: View = "mix",
+        backlog_ms: int | None = None,
+    ) -> Ear[AudioChunk]:
+        """The meeting's audio from now on, at the rate, chunk size and view asked for.
+
+        ``by="mix"`` is what a person in the room hears; ``by="speaker"`` each speaker alone,
+        chunks of several interleaved. Own voice is left out. When the agent is slower than
+        the meeting the oldest audio is dropped once ``backlog_ms`` wait (default: the setting).
+
+        Raises:
+            ValueError: a rate or chunk length that cannot be had.
+        """
+        hearing = Hearing(rate_hz, _chunk(chunk_ms), by, self._quality)
+        return cast(Ear[AudioChunk], self._open(hearing, backlog_ms))
+
+    def events(
+        self,
+        *,
+        rate_hz: int = 16_000,
+        chunk_ms: int | None = None,
+        by: View = "mix",
+        backlog_ms: int | None = None,
+    ) -> Ear[Event]:
+        """Everything that happens from now on, in order; messages and interrupts come first.
+
+        Utterances are at ``rate_hz``; with ``chunk_ms`` the audio itself comes as well.
+        The rest is as for `audio`.
+        """
+        hearing = Hearing(
+            rate_hz,
+            None if chunk_ms is None else _chunk(chunk_ms),
+            by,
+            self._quality,
+            vad=self._vad,
+            changes=True,
+        )
+        return self._open(hearing, backlog_ms)
+
+    # -- speaking --------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[Turn]:
+        """Speak, interruptibly: ``async with meeting.turn() as turn: await turn.say(...)``.
+
+        An interrupt cancels the body, and only it: the block is left normally and
+        ``turn.interrupted`` is True. Otherwise leaving it waits until all was played. One
+        turn at a time: a second one waits for the first.
+        """
+        async with self._turns.hold():
+            turn = self._turn = Turn(self._pump, self._turns, self._quality)
+            try:
+                yield turn
+                await turn.finish()
+            finally:
+                self._turn = None
+                self._pump.complete()
+
+    def interrupt(self, source: InterruptSource = "agent") -> Interrupt:
+        """Stop our speech now: cancel the turn, drop what is queued, tell the bot to drop its
+        own. Never waits; every ear is told."""
+        heard_s = 0.0 if self._turn is None else self._turn.freeze()
+        self._turns.interrupt()
+        event = Interrupt(source, self._pump.interrupt() / RATE_HZ, heard_s)
+        self._log.info(
+            "interrupted",
+            extra={"source": source, "flushed_s": event.flushed_s, "heard_s": heard_s},
+        )
+        self._audience.note(event)
+        return event
+
+    @property
+    def speaking(self) -> bool:
+        """Our speech is queued or, by our estimate, being played."""
+        return self._pump.playout.audible(trio.current_time())
+
+    @property
+    def heard_s(self) -> float:
+        """Seconds of our speech that the meeting has heard so far: an estimate."""
+        return self._pump.playout.heard(trio.current_time()) / RATE_HZ
+
+    @property
+    def now_s(self) -> float:
+        """Seconds of the meeting heard so far: the clock of every ``start_s``."""
+        return self._audience.heard / RATE_HZ
+
+    # -- everything else -------------------------------------------------------------------
+
+    async def chat(self, text: str) -> None:
+        """Post ``text`` in the meeting's chat. It waits for the bot if that is away.
+
+        Raises:
+            SessionEndedError: the meeting is over.
+        """
+        await self._pump.command(SendMessage(text))
+
+    async def caption(self, text: str, *, final: bool = True, role: Role = "assistant") -> None:
+        """Show a transcript line: ``text`` is the whole line so far, ``final`` its last form.
+
+        Raises:
+            SessionEndedError: the meeting is over.
+        """
+        await self._pump.command(SendChat(text, final, role))
+
+    async def show_image(self, image: bytes) -> None:
+        """Show a JPEG or PNG as the bot's camera picture.
+
+        Raises:
+            ValueError: more than `MAX_IMAGE_BYTES`, or neither of the two.
+            SessionEndedError: the meeting is over.
+        """
+        if not image.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
+            raise ValueError("show_image: expected the bytes of a JPEG or PNG file")
+        if len(image) > MAX_IMAGE_BYTES:
+            raise ValueError(f"show_image: more than {MAX_IMAGE_BYTES} bytes; scale it down")
+        await self._pump.command(SendImage(image))
+
+    async def show_image_url(self, url: str) -> None:
+        """The same for a picture at a public address, which the bot fetches.
+
+        Raises:
+            SessionEndedError: the meeting is over.
+        """
+        await self._pump.command(SendImageUrl(url))
+
+    def log(self, event: str, **fields: object) -> None:
+        """Log ``event`` with ``fields``, marked with this meeting's bot_id."""
+        self._log.info(event, extra={f"agent_{k}": v for k, v in fields.items()})
+
+    def _open(self, hearing: Hearing, backlog_ms: int | None) -> Ear[Event]:
+        Resampler(RATE_HZ, hearing.rate_hz)  # a bad rate is said here, not in the first chunk
+        backlog = None if backlog_ms is None else max(1, samples_of_ms(backlog_ms))
+        return self._audience.open(hearing, backlog)
+
+
+MAX_IMAGE_BYTES = 512 << 10
+"""Keeps the message, a third larger in base64, under the 1 MiB that is safe everywhere."""
+
+Agent = Callable[[Meeting], Awaitable[None]]
+"""What users write."""
+
+
+def _chunk(chunk_ms: int) -> int:
+    if not 1 <= chunk_ms <= 2_000:
+        raise ValueError(f"chunk_ms {chunk_ms}: expected 1 to 2000")
+    return chunk_ms

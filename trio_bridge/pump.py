@@ -1,0 +1,196 @@
+"""The control socket's one writer: commands first, speech when it is due.
+
+It outlives sockets: what could not be sent waits for the next one. Nothing cancels a write,
+because a cancelled one leaves half a frame on the wire; an interrupt empties the queue and
+goes next, so it waits for at most the one message that is being written.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Protocol
+
+import attrs
+import trio
+
+from trio_bridge.audio.pcm import Samples, to_pcm16
+from trio_bridge.errors import SessionEndedError, SocketClosedError
+from trio_bridge.lanes import Bell, Lane, Overflow
+from trio_bridge.log import BoundLog
+from trio_bridge.pacing import RATE_HZ, Playout
+from trio_bridge.wire.commands import ClearAudio, Command, SendAudio
+
+COMMAND_BYTES = 4 << 20
+"""Commands that wait for a control socket; a few pictures, or an hour of chat."""
+
+
+class TextSink(Protocol):
+    """The part of a WebSocket that the writer needs."""
+
+    async def send(self, text: str) -> None:
+        """Send one message within a deadline of its own.
+
+        Raises:
+            SocketClosedError: the socket is gone, or the peer does not read; not to be retried.
+        """
+
+
+def _new_commands(pump: Pump) -> Lane[str]:
+    return Lane("commands", COMMAND_BYTES, Overflow.WAIT, cost=len, bell=pump._bell)
+
+
+@attrs.define(eq=False)
+class Pump:
+    """What one meeting's agent puts into the meeting."""
+
+    bot_id: str
+    playout: Playout
+    speech_backlog: int
+    """Samples at 48 kHz that may be queued; then `say` waits."""
+    log: BoundLog = attrs.field(factory=lambda: BoundLog(logging.getLogger(__name__), {}))
+    interrupts: int = attrs.field(default=0, init=False)
+    late_s: float = attrs.field(default=0.0, init=False)
+    """The most that a chunk was sent after its deadline."""
+    _bell: Bell = attrs.field(factory=Bell, init=False)
+    _room: Bell = attrs.field(factory=Bell, init=False)
+    _commands: Lane[str] = attrs.field(
+        default=attrs.Factory(_new_commands, takes_self=True), init=False
+    )
+    _clear_since_s: float | None = attrs.field(default=None, init=False)
+    _socket: TextSink | None = attrs.field(default=None, init=False)
+    _stopped: bool = attrs.field(default=False, init=False)
+
+    # -- the agent's side ------------------------------------------------------------------
+
+    async def command(self, command: Command) -> None:
+        """Queue a command; waits while too many wait for a socket.
+
+        A checkpoint; on `trio.Cancelled` nothing was queued.
+
+        Raises:
+            SessionEndedError: the meeting is over.
+        """
+        await self._commands.put(command.encode(self.bot_id))
+        if self._commands.closed:
+            raise SessionEndedError("the meeting is over: nobody is left to read this")
+
+    async def say(self, samples: Samples) -> None:
+        """Queue speech at 48 kHz, waiting while more than the backlog is queued.
+
+        On `trio.Cancelled` a first part of it may be queued.
+
+        Raises:
+            SessionEndedError: the meeting is over.
+        """
+        await trio.lowlevel.checkpoint()
+        at = 0
+        while at < len(samples):
+            if self._stopped:
+                raise SessionEndedError("the meeting is over: nobody is left to hear this")
+            room = self.speech_backlog - self.playout.queued
+            if room <= 0:
+                await self._room.wait()
+                continue
+            self.playout.push(samples[at : at + room])
+            at += room
+            self._bell.ring()
+
+    def complete(self) -> None:
+        """What was said is a whole: send its end without waiting for more."""
+        self.playout.complete()
+        self._bell.ring()
+
+    async def played(self) -> None:
+        """Wait until what was said has been sent and, by the model, played."""
+        await trio.lowlevel.checkpoint()
+        while not self._stopped:
+            if self.playout.queued:
+                await self._room.wait()
+            elif (done_s := self.playout.done_s()) > trio.current_time():
+                await trio.sleep_until(done_s)
+            else:
+                return
+
+    def interrupt(self) -> int:
+        """Drop queued speech, tell the bot to drop its own next; samples flushed."""
+        now_s = trio.current_time()
+        flushed = self.playout.flush(now_s)
+        if self._clear_since_s is None:
+            self._clear_since_s = now_s
+        self.interrupts += 1
+        self._bell.ring()
+        self._room.ring()
+        return flushed
+
+    # -- the session's side ----------------------------------------------------------------
+
+    def attach(self, socket: TextSink) -> None:
+        """Write to ``socket`` from now on."""
+        self._socket = socket
+        self._bell.ring()
+
+    def detach(self, socket: TextSink) -> None:
+        """Stop writing to ``socket``, if it is still the one."""
+        if self._socket is socket:
+            self._socket = None
+
+    def stop(self) -> None:
+        """The meeting is over: `run` returns after the message it is writing."""
+        self._stopped = True
+        self._commands.close()
+        self._bell.ring()
+        self._room.ring()
+
+    async def run(self) -> None:
+        """Write until `stop`. The only task that writes to the control socket."""
+        while not self._stopped:
+            socket = self._socket
+            if socket is None:
+                await self._bell.wait()
+            elif self._clear_since_s is not None:
+                await self._send_clear(socket, self._clear_since_s)
+            elif (command := self._commands.take_nowait()) is not None:
+                if not await self._send(socket, command):
+                    self._commands.put_back(command)
+            else:
+                await self._send_speech(socket)
+
+    async def _send_clear(self, socket: TextSink, since_s: float) -> None:
+        self._clear_since_s = None
+        if await self._send(socket, ClearAudio().encode(self.bot_id)):
+            waited_ms = (trio.current_time() - since_s) * 1000
+            self.log.info("interrupt sent", extra={"after_ms": round(waited_ms, 2)})
+        elif self._clear_since_s is None:
+            self._clear_since_s = since_s
+
+    async def _send_speech(self, socket: TextSink) -> None:
+        now_s = trio.current_time()
+        due_s = self.playout.due_s()
+        if due_s is None or due_s > now_s:
+            with trio.move_on_at(math.inf if due_s is None else due_s):
+                await self._bell.wait()
+            return
+        if due_s > 0:
+            self.late_s = max(self.late_s, now_s - due_s)
+        chunk = self.playout.take(now_s)
+        epoch = self.interrupts
+        if await self._send(socket, SendAudio(to_pcm16(chunk)).encode(self.bot_id)):
+            self._room.ring()
+        elif epoch == self.interrupts:
+            self.playout.put_back(chunk)
+
+    async def _send(self, socket: TextSink, text: str) -> bool:
+        """Whether ``text`` went out whole; if not, the socket is gone and nobody read it."""
+        try:
+            with trio.CancelScope(shield=True):  # bounded by the socket's own write deadline
+                await socket.send(text)
+        except SocketClosedError:
+            self.detach(socket)
+            return False
+        return True
+
+
+def samples_of_ms(duration_ms: float) -> int:
+    """Samples at 48 kHz in ``duration_ms``."""
+    return round(duration_ms * RATE_HZ / 1000)

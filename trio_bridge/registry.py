@@ -1,0 +1,60 @@
+"""Which meetings are on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import attrs
+import trio
+
+from trio_bridge.lanes import Bell
+from trio_bridge.session import Session
+
+
+@attrs.define(eq=False)
+class Registry:
+    """The running sessions by ``bot_id``; its nursery is the parent of every one of them."""
+
+    nursery: trio.Nursery
+    make_session: Callable[[str], Session]
+    _sessions: dict[str, Session] = attrs.field(factory=dict, init=False)
+    _running: int = attrs.field(default=0, init=False)
+    _bell: Bell = attrs.field(factory=Bell, init=False)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    @property
+    def running(self) -> int:
+        """Sessions whose tasks still run, those included that are over and would not stop."""
+        return self._running
+
+    async def empty(self) -> None:
+        """Wait until no session's task runs any more."""
+        while self._running:
+            await self._bell.wait()
+
+    def join(self, bot_id: str) -> Session:
+        """The running session of ``bot_id``, started if need be.
+
+        Not async on purpose: with no checkpoint between the look-up and the insert, two
+        channels that arrive together cannot create two sessions, and no lock is needed.
+        """
+        session = self._sessions.get(bot_id)
+        if session is None or session.over:
+            session = self._sessions[bot_id] = self.make_session(bot_id)
+            self._running += 1
+            self.nursery.start_soon(self._run, session, name=f"meeting {bot_id}")
+        return session
+
+    async def _run(self, session: Session) -> None:
+        try:
+            await session.run()
+        finally:
+            self._running -= 1
+            if self._sessions.get(session.bot_id) is session:
+                del self._sessions[session.bot_id]
+            self._bell.ring()
