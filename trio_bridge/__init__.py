@@ -1,1 +1,51 @@
-"""A Trio bridge between meeting bots and AI sessions."""
+"""A Trio bridge between MeetStream meeting bots and AI agents."""
+
+from trio_bridge.config import Settings
+from trio_bridge.errors import (
+    BridgeError,
+    HandshakeError,
+    SessionEndedError,
+    SettingsError,
+    SocketClosedError,
+    WireError,
+)
+from trio_bridge.meeting import (
+    Agent,
+    AudioChunk,
+    Ear,
+    Event,
+    Interrupt,
+    Meeting,
+    Speaker,
+    SpeakerChange,
+    Turn,
+    UnknownMessage,
+    UserMessage,
+    Utterance,
+)
+from trio_bridge.server import Address, Server, serve
+
+__all__ = [
+    "Address",
+    "Agent",
+    "AudioChunk",
+    "BridgeError",
+    "Ear",
+    "Event",
+    "HandshakeError",
+    "Interrupt",
+    "Meeting",
+    "Server",
+    "SessionEndedError",
+    "Settings",
+    "SettingsError",
+    "SocketClosedError",
+    "Speaker",
+    "SpeakerChange",
+    "Turn",
+    "UnknownMessage",
+    "UserMessage",
+    "Utterance",
+    "WireError",
+    "serve",
+]

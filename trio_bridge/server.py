@@ -10,7 +10,6 @@ import logging
 import attrs
 import trio
 
-from trio_bridge.agents import find_agent
 from trio_bridge.channel import serve_channel
 from trio_bridge.config import Settings
 from trio_bridge.edge.head import Refused, Request
@@ -188,7 +187,11 @@ async def serve(
         SettingsError: the address cannot be listened on.
     """
     settings = settings or Settings()
-    server = Server(agent or find_agent(settings.agent).agent, settings)
+    if agent is None:
+        from trio_bridge.agents import find_agent  # those who bring an agent need not load ours
+
+        agent = find_agent(settings.agent).agent
+    server = Server(agent, settings)
     await server.run(task_status=task_status)
 
 

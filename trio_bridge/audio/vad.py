@@ -139,9 +139,7 @@ class EnergyVad:
         level = level_dbfs(block)
         if level > SILENCE_DBFS:  # digital silence says nothing about the room's noise
             floor = self._floor_dbfs
-            self._floor_dbfs = max(min(floor + TAIL_S = 0.2
-"""Silence that an utterance keeps at its end."""
-FLOOR_RISE_DB, level), LOWEST_FLOOR_DBFS)
+            self._floor_dbfs = max(min(floor + FLOOR_RISE_DB, level), LOWEST_FLOOR_DBFS)
         return level > max(
             self.settings.threshold_dbfs, self._floor_dbfs + self.settings.margin_db
         )
