@@ -9,6 +9,10 @@ from trio_bridge.audio.pcm import Samples, silence
 from trio_bridge.audio.speakers import Speaker
 
 
+MANY_VOICES = 64
+"""Ids are a stranger's: beyond this many, those who are silent are forgotten."""
+
+
 @attrs.frozen(eq=False)
 class Piece:
     """A stretch of a meeting's audio at 48 kHz."""
@@ -33,8 +37,10 @@ class _Voice:
 class Mixer:
     """Aligns one stream per speaker and sums them, up to where all of them have arrived.
 
-    A speaker who has sent nothing for ``patience_s`` is not waited for. Every sample that goes
-    in comes out once: ``placed + silent == mixed + overlapped + waiting`` (in samples).
+    A speaker who has sent nothing for ``patience_s`` is not waited for. Nothing is mixed before
+    its time has come: whoever speaks next belongs beside it, not behind it; this costs one
+    frame of delay. Every sample that goes in comes out once: ``placed + silent == mixed +
+    overlapped + waiting`` (in samples).
     """
 
     head: int
@@ -62,6 +68,8 @@ class Mixer:
         key = speaker.key if speaker is not None else ""
         voice = self._voices.get(key)
         if voice is None:
+            if len(self._voices) >= MANY_VOICES:
+                self._forget_absent(now_s)
             voice = self._voices[key] = _Voice(speaker, max(clock, self.head), now_s)
         elif now_s - voice.arrived_s > self.absent_s:
             voice.cursor = max(voice.cursor, clock)
@@ -74,19 +82,32 @@ class Mixer:
         self.placed += len(samples)
         return piece
 
-    def take(self, now_s: float) -> list[Piece]:
-        """The mix up to where everybody who is still sending has arrived."""
-        ends = [v.cursor for v in self._voices.values() if v.waiting]
-        sending = [
-            v.cursor for v in self._voices.values() if now_s - v.arrived_s <= self.patience_s
-        ]
-        if not ends:
-            return []
-        return self._mix(min(sending) if sending else max(ends))
+    def arrived(self, now_s: float) -> int | None:
+        """How far everybody has come who is still sending; None when nobody is."""
+        return min(
+            (
+                voice.cursor
+                for voice in self._voices.values()
+                if now_s - voice.arrived_s <= self.patience_s
+            ),
+            default=None,
+        )
+
+    def take(self, clock: int, now_s: float) -> list[Piece]:
+        """The mix up to where everybody has come who is still sending, never past ``clock``."""
+        end = self.arrived(now_s)
+        if end is None:
+            end = max((v.cursor for v in self._voices.values()), default=self.head)
+        return self._mix(min(end, clock))
 
     def finish(self) -> list[Piece]:
         """The rest of the mix, however far each speaker has come."""
         return self._mix(max((v.cursor for v in self._voices.values()), default=self.head))
+
+    def _forget_absent(self, now_s: float) -> None:
+        for key, voice in list(self._voices.items()):
+            if not voice.waiting and now_s - voice.arrived_s > self.absent_s:
+                del self._voices[key]
 
     def _mix(self, end: int) -> list[Piece]:
         start, length = self.head, end - self.head

@@ -112,7 +112,7 @@ class Timeline:
         due_s = self._guard.due_s(self._length_s)
         if due_s is not None and now_s >= due_s:
             return self._append(self._pieces(self._guard.release()), now_s)
-        mix = self._mixer.take(now_s) if self._mixer else []
+        mix = self._mixer.take(self._clock(now_s), now_s) if self._mixer else []
         voices = [] if self._mixer else mix
         if self._origin_s is not None and now_s - self._arrived_s > ABSENT_S:
             room = round(LONGEST_FILL_S * RATE_HZ) - self._gap
@@ -136,9 +136,13 @@ class Timeline:
     def _add_separate(
         self, mixer: Mixer, speaker: Speaker | None, samples: Samples, now_s: float
     ) -> Heard:
-        self._follow(now_s, mixer.head)
-        piece = mixer.place(speaker, samples, self._clock(now_s), now_s)
-        return Heard(mixer.take(now_s), [piece])
+        # A speaker who joined in mid-frame is a frame ahead for as long as that lasts.
+        arrived = mixer.arrived(now_s)
+        if arrived is not None:
+            self._follow(now_s, arrived, slack_s=2 * self._length_s)
+        clock = self._clock(now_s)
+        piece = mixer.place(speaker, samples, clock, now_s)
+        return Heard(mixer.take(clock, now_s), [piece])
 
     def _add_unproven(self, frame: HeldFrame, now_s: float) -> Heard:
         length_s = self._length_s
@@ -155,7 +159,7 @@ class Timeline:
             mixer.place(f.speaker, f.samples, mixer.head, f.arrived_s)
             for f in self._guard.release()
         ]
-        return Heard(mixer.take(now_s), voices)
+        return Heard(mixer.take(self._clock(now_s), now_s), voices)
 
     def _pieces(self, frames: list[HeldFrame]) -> list[Piece]:
         pieces, at = [], self._head
@@ -173,10 +177,13 @@ class Timeline:
             self._appended += length
         return Heard(pieces, pieces if self._mixer is None else [])
 
-    def _follow(self, now_s: float, head: int) -> None:
+    def _follow(self, now_s: float, head: int, slack_s: float = 0.0) -> None:
         """Keep the clock at what the sender's frames say: never behind, slowly back."""
         late_s = now_s - (self._origin_s or 0.0) - head / RATE_HZ
-        correction_s = late_s if late_s < 0 else min(late_s, DRIFT * self._length_s)
+        if late_s < 0:
+            correction_s = min(0.0, late_s + slack_s)
+        else:
+            correction_s = min(late_s, DRIFT * self._length_s)
         self._origin_s = (self._origin_s or 0.0) + correction_s
 
     def _end_gap(self, now_s: float) -> None:

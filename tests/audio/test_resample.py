@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import soxr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trio_bridge.audio.pcm import Samples, from_pcm16, to_pcm16
+from trio_bridge.audio.resample import AGENT_RATES_HZ, DELAY_MS, QUALITIES, Quality, Resampler
+
+WIRE_HZ = 48_000
+SECOND = np.random.default_rng(1).uniform(-0.5, 0.5, WIRE_HZ).astype(np.float32)
+
+
+def run(resampler: Resampler, samples: Samples, lengths: list[int]) -> Samples:
+    """``samples`` in chunks of ``lengths``, over and over, and the end of the stream."""
+    out, at = [], 0
+    for length in itertools.cycle(lengths):
+        if at >= len(samples):
+            break
+        out.append(resampler.process(samples[at : at + length]))
+        at += length
+    out.append(resampler.finish())
+    return np.concatenate(out)
+
+
+@pytest.mark.parametrize("rate_hz", AGENT_RATES_HZ)
+@pytest.mark.parametrize("chunk_ms", [10, 20, 37, 100])
+def test_chunk_boundaries_change_not_one_bit(rate_hz: int, chunk_ms: int) -> None:
+    for from_hz, to_hz in ((WIRE_HZ, rate_hz), (rate_hz, WIRE_HZ)):
+        whole = run(Resampler(from_hz, to_hz), SECOND, [len(SECOND)])
+        cut = run(Resampler(from_hz, to_hz), SECOND, [from_hz * chunk_ms // 1000])
+        assert cut.tobytes() == whole.tobytes()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(AGENT_RATES_HZ), st.lists(st.integers(1, 5_000), min_size=1, max_size=20)
+)
+def test_random_chunks_change_not_one_bit_either(rate_hz: int, lengths: list[int]) -> None:
+    whole = run(Resampler(WIRE_HZ, rate_hz), SECOND, [len(SECOND)])
+    assert run(Resampler(WIRE_HZ, rate_hz), SECOND, lengths).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("rate_hz", AGENT_RATES_HZ)
+def test_a_stream_is_as_long_as_its_input_and_equal_to_one_shot_resampling(
+    rate_hz: int,
+) -> None:
+    streamed = run(Resampler(WIRE_HZ, rate_hz), SECOND, [960])
+    assert len(streamed) == round(len(SECOND) * rate_hz / WIRE_HZ)
+    if rate_hz != WIRE_HZ:
+        assert np.array_equal(streamed, soxr.resample(SECOND, WIRE_HZ, rate_hz, "HQ"))
+
+
+@pytest.mark.parametrize("rate_hz", AGENT_RATES_HZ)
+def test_a_tone_in_and_back_out_keeps_its_frequency_and_80_db(rate_hz: int) -> None:
+    tone_hz = 1_000.0
+    time_s = np.arange(3 * WIRE_HZ) / WIRE_HZ
+    tone = (0.5 * np.sin(2 * np.pi * tone_hz * time_s)).astype(np.float32)
+    heard = from_pcm16(to_pcm16(tone))
+
+    inwards = run(Resampler(WIRE_HZ, rate_hz), heard, [960])
+    outwards = from_pcm16(to_pcm16(run(Resampler(rate_hz, WIRE_HZ), inwards, [1234])))
+    if rate_hz == WIRE_HZ:
+        reference = heard
+    else:
+        once = soxr.resample(heard, WIRE_HZ, rate_hz, "HQ")
+        reference = soxr.resample(once, rate_hz, WIRE_HZ, "HQ")
+
+    noise = outwards - reference
+    snr_db = 10 * np.log10(np.mean(reference**2) / max(np.mean(noise**2), 1e-20))
+    assert snr_db > 80
+    spectrum = np.abs(np.fft.rfft(outwards * np.hanning(len(outwards))))
+    assert np.argmax(spectrum) / 3 == pytest.approx(tone_hz, abs=0.34)
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_the_published_delay_of_each_quality_is_what_is_held_back(quality: Quality) -> None:
+    resampler = Resampler(WIRE_HZ, 16_000, quality)
+    given_ms = taken_ms = 0.0
+    held_ms = []
+    for _ in range(250):
+        given_ms += 20
+        taken_ms += len(resampler.process(SECOND[:960])) / 16
+        held_ms.append(given_ms - taken_ms)
+    mean_ms, most_ms = DELAY_MS[quality]
+    assert np.mean(held_ms[10:]) == pytest.approx(mean_ms, abs=1.5)
+    assert max(held_ms[10:]) == pytest.approx(most_ms, abs=1.5)
+
+
+def test_after_its_end_a_stream_begins_anew() -> None:
+    resampler = Resampler(WIRE_HZ, 16_000)
+    first = run(resampler, SECOND, [960])
+    assert run(resampler, SECOND, [777]).tobytes() == first.tobytes()
+
+
+def test_equal_rates_pass_the_samples_through() -> None:
+    resampler = Resampler(WIRE_HZ, WIRE_HZ)
+    assert resampler.process(SECOND) is SECOND
+    assert not len(resampler.finish())
+
+
+@pytest.mark.parametrize("rate_hz", [0, -1, 3_999, 192_001])
+def test_a_rate_that_cannot_be_meant_is_refused(rate_hz: int) -> None:
+    with pytest.raises(ValueError, match=f"sample rate {rate_hz} Hz"):
+        Resampler(WIRE_HZ, rate_hz)
