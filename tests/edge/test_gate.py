@@ -1,0 +1,107 @@
+"""What only the gate itself can show; the whole of it is driven in test_socket."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+
+from trio_bridge.edge.gate import Gate
+from trio_bridge.edge.limits import EdgeLimits
+
+from .peers import CLOSE, TEXT, Pipe, close_payload, frame
+
+ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+
+
+async def test_the_head_comes_first_and_the_rest_after_the_101(
+    autojump_clock: MockClock,
+) -> None:
+    _client, server = memory_stream_pair()
+    hello = frame(TEXT, b"hello")
+    gate = Gate(server, b"our head", hello, EdgeLimits())
+    assert await gate.receive_some(4096) == b"our head"
+    with trio.move_on_after(1) as scope:
+        await gate.receive_some(4096)
+    assert scope.cancelled_caught
+    await gate.wait_send_all_might_not_block()
+    await gate.send_all(ACCEPTED)
+    assert await gate.receive_some(4096) == hello
+    await gate.aclose()
+
+
+async def test_after_any_answer_but_a_101_nothing_more_is_said_or_heard(
+    autojump_clock: MockClock,
+) -> None:
+    _client, server = memory_stream_pair()
+    gate = Gate(server, b"", frame(TEXT, b"hello"), EdgeLimits())
+    await gate.send_all(b"HTTP/1.1 400 \r\n\r\n")
+    assert await gate.receive_some() == b""
+    with pytest.raises(trio.BrokenResourceError):
+        await gate.send_all(b"more")
+
+
+async def test_closing_wakes_a_reader_that_waits_for_admission(
+    autojump_clock: MockClock,
+) -> None:
+    _client, server = memory_stream_pair()
+    gate = Gate(server, b"", frame(TEXT, b"hello"), EdgeLimits())
+    await gate.send_all(ACCEPTED)
+    await gate.receive_some()
+    got: list[bytes] = []
+
+    async def read() -> None:
+        got.append(await gate.receive_some())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        await gate.aclose()
+    assert got == [b""]
+    assert gate.done.is_set()
+
+
+async def test_closing_twice_is_closing_once(autojump_clock: MockClock) -> None:
+    client, server = memory_stream_pair()
+    gate = Gate(server, b"", b"", EdgeLimits())
+    await gate.aclose()
+    await gate.aclose()
+    assert await client.receive_some() == b""
+
+
+async def test_after_a_violation_the_peer_gets_a_moment_to_read_why(
+    autojump_clock: MockClock,
+) -> None:
+    client, server = memory_stream_pair()
+    gate = Gate(server, b"", frame(3), EdgeLimits())
+    await gate.send_all(ACCEPTED)
+    assert await gate.receive_some() == (
+        b"\x88\x90\0\0\0\0" + close_payload(1002, b"unknown opcode")
+    )
+    await gate.send_all(b"\x88\x02" + close_payload(1002))
+    await client.send_all(bytes(100_000))
+    await gate.aclose()
+    assert trio.current_time() == 1
+    assert bytes(await client.receive_some()) == ACCEPTED + b"\x88\x02" + close_payload(1002)
+
+
+async def test_a_reset_is_noticed_as_the_end(autojump_clock: MockClock) -> None:
+    _client, server = memory_stream_pair()
+    gate = Gate(Pipe(server, reset=True), b"", b"", EdgeLimits())
+    await gate.send_all(ACCEPTED)
+    with pytest.raises(trio.BrokenResourceError):
+        await gate.receive_some()
+    assert gate.ending.is_set()
+
+
+async def test_a_stranger_who_broke_a_rule_is_read_to_its_close(
+    autojump_clock: MockClock,
+) -> None:
+    _client, server = memory_stream_pair()
+    gate = Gate(server, b"", frame(TEXT, b"hello") + frame(3), EdgeLimits())
+    await gate.send_all(ACCEPTED)
+    assert await gate.receive_some() == frame(TEXT, b"hello")
+    await gate.send_all(b"\x88\x00")  # our Close lifts the hold
+    data = await gate.receive_some()
+    assert data[0] == 0x80 | CLOSE
+    assert gate.verdict is not None

@@ -1,0 +1,254 @@
+"""Cut a client's bytes into WebSocket frames and judge each (RFC 6455 §5). No I/O, no clock.
+
+Whole binary frames go straight to the audio callback: they are nearly all of the traffic,
+and trio-websocket costs twice as much for each. Every other frame is validated here and given
+back one at a time for trio-websocket, which therefore never sees an invalid byte. The outcome
+depends on the bytes only, never on how the network cut them.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from trio_bridge.edge.limits import EdgeLimits
+from trio_bridge.errors import WireError
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+_FIN, _RESERVED, _MASKED = 0x80, 0x70, 0x80
+_WHOLE_BINARY = _FIN | BINARY
+_CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013})
+"""Registered codes that may be on the wire and that wsproto knows; 3000-4999 are free."""
+
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class Violation(WireError):
+    """The peer broke RFC 6455 or one of our limits; ``code`` is the close code it is told."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.reason}"
+
+
+def unmask(data: bytes, start: int, end: int) -> bytes:
+    """Return ``data[start:end]`` unmasked with the four key bytes just before ``start``."""
+    size = end - start
+    key = data[start - 4 : start]
+    if size < 32:  # below this numpy costs more than the loop
+        return bytes([byte ^ key[i & 3] for i, byte in enumerate(data[start:end])])
+    whole = size & ~7
+    key_twice = np.uint64(int.from_bytes(key + key, "little"))
+    head: bytes = (np.frombuffer(data, "<u8", whole >> 3, start) ^ key_twice).tobytes()
+    if whole == size:
+        return head
+    rest = data[start + whole : end]
+    return head + bytes([byte ^ key[i & 3] for i, byte in enumerate(rest)])
+
+
+def close_frame(violation: Violation) -> bytes:
+    """Encode the Close a client would have sent to say what ``violation`` says."""
+    body = violation.code.to_bytes(2, "big") + violation.reason.encode()[:123]
+    return bytes([_FIN | CLOSE, _MASKED | len(body), 0, 0, 0, 0]) + body
+
+
+class Cutter:
+    """One connection's inbound bytes: `feed` them, then `cut` until nothing is `pending`."""
+
+    __slots__ = (
+        "_control_at_s",
+        "_data",
+        "_decoder",
+        "_max_fragments",
+        "_max_message_bytes",
+        "_message_bytes",
+        "_message_frames",
+        "_need",
+        "_on_audio",
+        "_opcode",
+        "_part",
+        "_pos",
+        "frames",
+        "message_seen",
+    )
+
+    def __init__(self, limits: EdgeLimits) -> None:
+        self.frames = 0
+        """Frames consumed so far."""
+        self.message_seen = False
+        """A whole message was given back; before `arm` the caller stops here."""
+        self._on_audio: Callable[[bytes], None] | None = None
+        self._max_message_bytes = limits.hello_bytes
+        self._max_fragments = limits.fragments
+        self._control_at_s: deque[float] = deque(maxlen=limits.control_per_s)
+        self._data, self._pos = b"", 0  # bytes not cut yet
+        self._part, self._need = bytearray(), 0  # the beginning of one frame, and its length
+        self._opcode = 0  # of the fragmented message under way
+        self._message_bytes = self._message_frames = 0
+        self._decoder = _Utf8Decoder()
+
+    @property
+    def pending(self) -> bool:
+        """`cut` may find something without more bytes."""
+        return self._pos < len(self._data)
+
+    def arm(self, max_message_bytes: int, on_audio: Callable[[bytes], None] | None) -> None:
+        """Lift the first message's limit; whole binary frames go to ``on_audio`` from now."""
+        self._max_message_bytes = max_message_bytes
+        self._on_audio = on_audio
+
+    def clear(self) -> None:
+        """Forget every byte that was not cut."""
+        self._data, self._pos, self._part = b"", 0, bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream. Everything `pending` must have been cut before."""
+        if not self._part:
+            self._data, self._pos = data, 0
+            return
+        # A bytearray grows in place: as bytes, one-byte segments would cost a copy each.
+        self._part += data
+        if len(self._part) >= self._need:
+            self._data, self._pos, self._part = bytes(self._part), 0, bytearray()
+
+    def cut(self, now_s: float, *, turn: int, closing: bool = False) -> bytes | None:
+        """Consume frames; return the first one that trio-websocket must see.
+
+        None when more bytes are needed, or when ``turn`` frames were handled (then still
+        `pending`: let other tasks run first). ``closing`` says that our Close is under way:
+        then only the peer's Close is given back and the rest is judged and dropped.
+
+        Raises:
+            Violation: the peer broke a rule; nothing after it may be used.
+            Exception: whatever ``on_audio`` raised; its frame is consumed.
+        """
+        data, pos, limit = self._data, self._pos, self._max_message_bytes
+        length = len(data)
+        on_audio = None if closing or self._opcode else self._on_audio
+        while True:
+            have = length - pos
+            if have < 2:
+                need = 2
+                break
+            first, second = data[pos], data[pos + 1]
+            size = second & 0x7F
+            if size < 126:
+                start = pos + 6
+            elif size == 126:
+                if have < 4:
+                    need = 4
+                    break
+                size = data[pos + 2] << 8 | data[pos + 3]
+                start = pos + 8
+                if size < 126:
+                    raise Violation(1002, "length not minimal")
+            else:
+                if have < 10:
+                    need = 10
+                    break
+                size = int.from_bytes(data[pos + 2 : pos + 10], "big")
+                start = pos + 14
+                if size < 1 << 16 or size >> 63:
+                    raise Violation(1002, "length not minimal")
+            end = start + size
+            if first == _WHOLE_BINARY and on_audio is not None and second & _MASKED:
+                if size > limit:
+                    raise Violation(1009, "message too big")
+                if end > length:
+                    need = end - pos
+                    break
+                self._pos = pos = end
+                self.frames += 1
+                on_audio(unmask(data, start, end))
+            else:
+                self._check_header(first, second, size)
+                if end > length:
+                    need = end - pos
+                    break
+                self._pos = end
+                self.frames += 1
+                frame = data[pos:end]
+                self._check_frame(frame, start - pos, now_s)
+                if not closing or first & 0x0F == CLOSE:
+                    if end == length:
+                        self._data, self._pos = b"", 0
+                    return frame
+                pos = end
+            turn -= 1
+            if turn <= 0 and pos < length:
+                return None
+        # What is left is less than a frame: keep it where appending is cheap.
+        if have:
+            self._part, self._need = bytearray(memoryview(data)[pos:]), need
+        self._data, self._pos = b"", 0
+        return None
+
+    def _check_header(self, first: int, second: int, size: int) -> None:
+        """Judge what the header alone can tell, before the payload is waited for."""
+        opcode = first & 0x0F
+        if first & _RESERVED:
+            raise Violation(1002, "reserved bit set")
+        if not second & _MASKED:
+            raise Violation(1002, "frame not masked")
+        if opcode > PONG or BINARY < opcode < CLOSE:
+            raise Violation(1002, "unknown opcode")
+        if opcode >= CLOSE:
+            if not first & _FIN:
+                raise Violation(1002, "fragmented control frame")
+            if size > 125:
+                raise Violation(1002, "control frame too long")
+            return
+        if opcode and self._opcode:
+            raise Violation(1002, "expected a continuation frame")
+        if not opcode and not self._opcode:
+            raise Violation(1002, "unexpected continuation frame")
+        if self._message_bytes + size > self._max_message_bytes:
+            raise Violation(1009, "message too big")
+        if self._message_frames >= self._max_fragments:
+            raise Violation(1008, "too many fragments")
+
+    def _check_frame(self, frame: bytes, start: int, now_s: float) -> None:
+        """Judge one complete frame, whose payload begins at ``start``."""
+        opcode, fin = frame[0] & 0x0F, bool(frame[0] & _FIN)
+        if opcode >= PING:
+            times = self._control_at_s
+            if len(times) == times.maxlen and now_s - times[0] < 1.0:
+                raise Violation(1008, "too many control frames")
+            times.append(now_s)
+            return
+        if opcode == CLOSE:
+            _check_close(unmask(frame, start, len(frame)))
+            return
+        if opcode:
+            self._opcode = opcode
+        if self._opcode == TEXT:
+            try:
+                self._decoder.decode(unmask(frame, start, len(frame)), fin)
+            except UnicodeDecodeError:
+                raise Violation(1007, "text is not UTF-8") from None
+        self._message_bytes += len(frame) - start
+        self._message_frames += 1
+        if fin:
+            self._opcode = self._message_bytes = self._message_frames = 0
+            self._decoder.reset()
+            self.message_seen = True
+
+
+def _check_close(payload: bytes) -> None:
+    if not payload:
+        return
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not (code in _CLOSE_CODES or 3000 <= code <= 4999):
+        raise Violation(1002, "invalid close code")
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        raise Violation(1007, "close reason is not UTF-8") from None

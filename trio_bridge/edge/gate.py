@@ -1,0 +1,211 @@
+"""The gate: a Trio stream between the transport (TCP or TLS) and trio-websocket.
+
+Inbound it replays a head we wrote, holds the rest back until our 101 is out, and gives
+trio-websocket one checked frame per read; audio leaves through a callback. A violation is
+turned into a Close "from the peer" that carries our code: trio-websocket echoes it, wakes the
+application with that code and closes, all on its normal path. Outbound the gate watches for
+the 101, our Close, and writes that did not complete; after one the stream is dead, never
+corrupt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+from trio_websocket import WebSocketConnection
+
+from trio_bridge.edge.frames import CLOSE, Cutter, Violation, close_frame
+from trio_bridge.edge.limits import EdgeLimits
+from trio_bridge.edge.transport import linger
+
+_SWITCHING = b"HTTP/1.1 101"
+_CLOSE_BYTE = bytes([0x80 | CLOSE])
+
+
+class Gate(trio.abc.Stream):
+    """One connection from handshake to end; trio-websocket's reader is its only reader."""
+
+    def __init__(
+        self, inner: trio.abc.Stream, head: bytes, early: bytes, limits: EdgeLimits
+    ) -> None:
+        """``head`` is replayed first; ``early`` is what the peer sent right behind its own."""
+        self.inner = inner
+        self.ws: WebSocketConnection | None = None
+        """Set by the owner right after accepting: it knows first that a Close is under way."""
+        self.verdict: Violation | None = None
+        """Why *we* ended it."""
+        self.fault: Exception | None = None
+        """What the audio callback raised, if that is why."""
+        self.armed = False
+        self.torn = False
+        """A write was abandoned half-way: nothing can be sent any more."""
+        self.admitted = trio.Event()
+        """Armed, or ending: the hold after the first message is over."""
+        self.ending = trio.Event()
+        """Our Close is on the wire, or the stream is torn, at its end, or closed."""
+        self.done = trio.Event()
+        """Closed for good."""
+        self._limits = limits
+        self._head = head
+        self._cutter = Cutter(limits)
+        self._cutter.feed(early)
+        self._opened = trio.Event()
+        self._dead = self._receiving = self._deserted = False
+        self._turns = 0
+        self._budget_bytes = limits.burst_bytes
+        self._budget_at_s = trio.current_time()
+        self._charged_frames = 0
+
+    def arm(self, max_message_bytes: int, on_audio: Callable[[bytes], None] | None) -> None:
+        """The peer is known: full message size, and whole binary frames go to ``on_audio``."""
+        self._cutter.arm(max_message_bytes, on_audio)
+        self.armed = True
+        self.admitted.set()
+
+    # -- inbound -----------------------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return the next thing trio-websocket may see; ``b""`` at the end.
+
+        ``max_bytes`` is ignored: a frame is never split. Nothing awaits between the cut of a
+        frame and its return, so what `WebSocketConnection.closed` said at the cut still holds.
+        """
+        if self._head:
+            await trio.lowlevel.checkpoint()
+            head, self._head = self._head, b""
+            return head
+        try:
+            return await self._next_frame()
+        except trio.Cancelled:
+            self._deserted = True  # the reader task is going; see send_all
+            raise
+
+    async def _next_frame(self) -> bytes:
+        if not self._opened.is_set():
+            await self._opened.wait()
+        limits, cutter = self._limits, self._cutter
+        if self._turns >= limits.slow_turn:
+            self._turns = 0
+            await trio.lowlevel.checkpoint()
+        while not self._dead:
+            if cutter.message_seen and not self.admitted.is_set():
+                # A stranger's memory and CPU are bounded by not reading it.
+                await self.admitted.wait()
+            elif cutter.pending:
+                frame = self._cut()
+                if frame is not None:
+                    self._turns += 1
+                    return frame
+                if cutter.pending:  # its turn is over
+                    await trio.lowlevel.checkpoint()
+            else:
+                data = await self._read()
+                if not data:
+                    break
+                cutter.feed(data)
+                await self._pay(len(data))
+        return b""
+
+    def _cut(self) -> bytes | None:
+        closing = self.ws is not None and self.ws.closed is not None
+        try:
+            return self._cutter.cut(
+                trio.current_time(), turn=self._limits.fast_turn, closing=closing
+            )
+        except Violation as violation:
+            self.verdict = violation
+        except Exception as exc:  # the audio callback's; it must not look like the peer's doing
+            self.fault = exc
+            self.verdict = Violation(1011, "internal error")
+        self._cutter.clear()
+        self.admitted.set()  # also a stranger must be able to leave
+        return close_frame(self.verdict)
+
+    async def _read(self) -> bytes:
+        self._receiving = True
+        try:
+            data = bytes(await self.inner.receive_some(self._limits.receive_bytes))
+        except trio.BrokenResourceError:
+            self._end()
+            raise
+        finally:
+            self._receiving = False
+        if not data:
+            self._end()
+        return data
+
+    async def _pay(self, received_bytes: int) -> None:
+        """Charge one token bucket for bytes and frames; a debt is worked off by not reading."""
+        limits, now_s = self._limits, trio.current_time()
+        earned = (now_s - self._budget_at_s) * limits.bytes_per_s
+        frames = self._cutter.frames
+        spent = received_bytes + (frames - self._charged_frames) * limits.frame_cost_bytes
+        self._budget_bytes = min(limits.burst_bytes, self._budget_bytes + earned - spent)
+        self._budget_at_s, self._charged_frames = now_s, frames
+        if self._budget_bytes < 0:
+            await trio.sleep(-self._budget_bytes / limits.bytes_per_s)
+
+    # -- outbound ----------------------------------------------------------------------------
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write one whole message within its deadline, or end the stream.
+
+        Raises:
+            trio.BrokenResourceError: stalled, torn by an earlier write, closed, or reset.
+        """
+        if self.torn or self._dead:
+            raise trio.BrokenResourceError("a write was abandoned half-way, or it is closed")
+        await self._write(data)
+        if not self._opened.is_set():
+            self._dead = bytes(data[: len(_SWITCHING)]) != _SWITCHING
+            self._opened.set()
+        elif data[:1] == _CLOSE_BYTE:
+            self._end()
+            await (
+                trio.lowlevel.cancel_shielded_checkpoint()
+            )  # a reader cancelled with us says so
+            if self._deserted:
+                # The server is being cancelled and nobody is left to see the peer's answer:
+                # wait for it here, then let trio-websocket's aclose() go on.
+                await linger(self.inner, self._limits)
+                raise trio.BrokenResourceError("the reader is gone")
+
+    async def _write(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # before a byte is out, nothing is torn
+        slice_bytes = self._limits.write_slice_bytes
+        self.torn = True  # until proven otherwise: a deadline, a cancellation, an error
+        try:
+            with memoryview(data) as view:
+                for start in range(0, len(view), slice_bytes):
+                    with trio.move_on_after(self._limits.write_s) as scope:
+                        await self.inner.send_all(view[start : start + slice_bytes])
+                    if scope.cancelled_caught:
+                        raise trio.BrokenResourceError("write stalled")
+            self.torn = False
+        finally:
+            if self.torn:
+                self._end()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.inner.wait_send_all_might_not_block()
+
+    # -- the end -----------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Close the transport; after a violation, give the peer a moment to read our Close."""
+        self._dead = True
+        self._opened.set()
+        self._end()
+        try:
+            if self.verdict and not (self.torn or self._receiving or self.done.is_set()):
+                await linger(self.inner, self._limits)
+        finally:
+            try:
+                await self.inner.aclose()
+            finally:
+                self.done.set()
+
+    def _end(self) -> None:
+        self.admitted.set()
+        self.ending.set()

@@ -1,0 +1,272 @@
+"""The accept path: caps, isolation, drain. What a connection does stays in its own task."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+import h11
+import trio
+from trio_websocket import ConnectionClosed
+
+from trio_bridge.edge.gate import Gate
+from trio_bridge.edge.head import Refused, Request, judge_upgrade, read_request
+from trio_bridge.edge.http import OnHttp, send_refusal, serve_request
+from trio_bridge.edge.limits import DEFAULT_LIMITS, EdgeLimits
+from trio_bridge.edge.lobby import Lobby, PeerLog
+from trio_bridge.edge.socket import Socket, accept
+from trio_bridge.edge.transport import RawStream, peer_address
+from trio_bridge.errors import SocketClosedError
+
+_log = logging.getLogger("trio_bridge.edge")
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_GONE = (
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    trio.TooSlowError,
+    ConnectionClosed,
+    ssl.SSLError,
+)
+_GOING_AWAY = Refused(503, "going away", (("retry-after", "10"),))
+
+
+class Edge:
+    """One port for HTTP and WebSocket. Used for one `serve`."""
+
+    def __init__(
+        self,
+        *,
+        on_http: OnHttp,
+        on_socket: Callable[[Socket], Awaitable[None]],
+        admit: Callable[[Request], None],
+        limits: EdgeLimits = DEFAULT_LIMITS,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """``admit`` judges an upgrade before the 101; it raises `Refused` to answer otherwise.
+
+        ``on_socket`` owns the socket until it returns: 1000. What it raises is logged once and
+        closes it with 1011; when cancelled it is closed with 1001.
+        """
+        self.counts: Counter[str] = Counter()
+        """Events by name since the start; the names are ours, so there are few."""
+        self.sockets: set[Socket] = set()
+        """Accepted and not ended."""
+        self.limits = limits
+        self._on_http = on_http
+        self._on_socket = on_socket
+        self._admit = admit
+        self._tls = tls
+        self._lobby = Lobby(limits)
+        self._peers = PeerLog()
+        self._accepting = trio.CancelScope()
+        self._idle: set[trio.CancelScope] = set()
+        self._draining = False
+
+    @property
+    def pending(self) -> int:
+        """Connections that have not been armed."""
+        return self._lobby.total
+
+    async def serve(
+        self,
+        listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
+        *,
+        task_status: trio.TaskStatus[
+            Sequence[trio.abc.Listener[trio.SocketStream]]
+        ] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept until cancelled or drained; closes ``listeners``. No peer makes it raise.
+
+        After `drain` it returns once the last connection has ended.
+
+        Raises:
+            OSError: a listener is broken for good (being out of file descriptors is not that).
+        """
+        async with trio.open_nursery() as connections:
+            task_status.started(listeners)
+            with self._accepting:
+                async with trio.open_nursery() as accepting:
+                    for listener in listeners:
+                        accepting.start_soon(self._accept, listener, connections)
+
+    async def drain(self, code: int = 1001, reason: str = "going away") -> None:
+        """Stop accepting and close every socket politely, all at once; ``close_s`` at most.
+
+        Do this before cancelling `serve`: a reader that is cancelled cannot see the answers.
+        """
+        self._draining = True
+        self._accepting.cancel()
+        for scope in self._idle:
+            scope.cancel()
+        async with trio.open_nursery() as nursery:
+            for socket in self.sockets:
+                nursery.start_soon(socket.close, code, reason)
+
+    async def connection(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection to its end and close it. Raises nothing but cancellation."""
+        peer = peer_address(stream)
+        leave = self._lobby.enter(peer)
+        if leave is None:
+            self.counts["over cap"] += 1
+            self._peers.say("connection over cap", peer=peer)
+            await trio.aclose_forcefully(stream)
+            return
+        self.counts["connections"] += 1
+        try:
+            if isinstance(stream, trio.SocketStream):
+                stream = RawStream(stream)
+            if self._tls is not None:
+                stream = trio.SSLStream(
+                    stream, self._tls, server_side=True, https_compatible=True
+                )
+            await self._converse(stream, peer, leave)
+        except* _GONE:
+            self.counts["gone"] += 1
+        except* Exception as failures:
+            self.counts["error"] += 1
+            _log.error("connection failed", extra={"peer": peer}, exc_info=failures)
+        finally:
+            leave()
+            await trio.aclose_forcefully(stream)
+
+    async def _accept(
+        self, listener: trio.abc.Listener[trio.SocketStream], connections: trio.Nursery
+    ) -> None:
+        # Not trio.serve_listeners: there an exception of one connection ends the listener.
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as exc:
+                    if exc.errno not in _EXHAUSTED:
+                        raise
+                    self.counts["accept failed"] += 1
+                    self._peers.say("accept failed", logging.WARNING, errno=exc.errno)
+                    await trio.sleep(self.limits.accept_retry_s)
+                else:
+                    connections.start_soon(self.connection, stream)
+
+    async def _converse(
+        self, stream: trio.abc.Stream, peer: str, leave: Callable[[], None]
+    ) -> None:
+        """Answer plain requests until one is an upgrade; then it is a WebSocket to its end."""
+        conn = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head_bytes)
+        try:
+            while True:
+                request = await self._next_request(stream, conn, peer)
+                if request is None:
+                    return
+                if request.wants_websocket:
+                    head = judge_upgrade(request, self.limits.allowed_origins)
+                    self._let_in(request)
+                    break
+                self.counts["requests"] += 1
+                if not await serve_request(
+                    stream, conn, request, self._on_http, self.limits, self.counts
+                ):
+                    return
+        except Refused as refusal:
+            self.counts[f"refused {refusal.status}"] += 1
+            self._peers.say(
+                "request refused", peer=peer, status=refusal.status, reason=refusal.reason
+            )
+            await send_refusal(stream, conn, refusal, self.limits)
+            return
+        await self._websocket(
+            Gate(stream, head, conn.trailing_data[0], self.limits), request, leave
+        )
+
+    async def _next_request(
+        self, stream: trio.abc.Stream, conn: h11.Connection, peer: str
+    ) -> Request | None:
+        """Read a head; None: the peer is done or silent for ``head_s``, or we are draining."""
+        if self._draining:
+            return None
+        request = None
+        with trio.move_on_after(self.limits.head_s) as scope:
+            self._idle.add(scope)
+            try:
+                request = await read_request(stream, conn, self.limits, peer)
+            finally:
+                self._idle.discard(scope)
+        if scope.cancelled_caught and not self._draining:
+            self.counts["head timeout"] += 1
+        return request
+
+    def _let_in(self, request: Request) -> None:
+        if self._draining:
+            raise _GOING_AWAY
+        try:
+            self._admit(request)
+        except Refused:
+            raise
+        except Exception as exc:
+            self.counts["error"] += 1
+            _log.exception("admission failed", extra={"peer": request.peer})
+            raise Refused(500, "internal error") from exc
+
+    async def _websocket(self, gate: Gate, request: Request, leave: Callable[[], None]) -> None:
+        """Accept, hand the socket over, see to its end. The nursery is this socket's own."""
+        try:
+            async with trio.open_nursery() as nursery:
+                socket = await accept(nursery, gate, request, self.limits, leave)
+                self.counts["sockets"] += 1
+                self.sockets.add(socket)
+                try:
+                    if self._draining:
+                        await socket.close(1001, "going away")
+                    else:
+                        await self._use(socket, gate)
+                finally:
+                    self.sockets.discard(socket)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._account(gate, request)
+
+    def _account(self, gate: Gate, request: Request) -> None:
+        """Count and log why *we* ended the socket, if we did; once, also when cancelled."""
+        if not gate.armed:
+            self.counts["never armed"] += 1
+        if gate.fault is not None:
+            self.counts["error"] += 1
+            _log.error(
+                "audio callback failed", extra={"peer": request.peer}, exc_info=gate.fault
+            )
+        elif gate.verdict is not None:
+            code, reason = gate.verdict.code, gate.verdict.reason
+            self.counts[f"violation {code} {reason}"] += 1
+            self._peers.say(
+                "peer broke the protocol", peer=request.peer, code=code, reason=reason
+            )
+
+    async def _use(self, socket: Socket, gate: Gate) -> None:
+        """Run ``on_socket`` and close the socket with the code its end deserves."""
+        code, reason = 1001, "going away"  # what is left when it is cancelled
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._evict, gate, nursery.cancel_scope)
+                await self._on_socket(socket)
+                nursery.cancel_scope.cancel()
+            code, reason = 1000, ""
+        except* SocketClosedError:
+            code, reason = 1000, ""  # it ended while in use: the ordinary way
+        except* Exception as failures:
+            code, reason = 1011, "internal error"
+            self.counts["error"] += 1
+            _log.error(
+                "socket task failed", extra={"peer": socket.request.peer}, exc_info=failures
+            )
+        finally:
+            await socket.close(code, reason)
+
+    async def _evict(self, gate: Gate, scope: trio.CancelScope) -> None:
+        """Cancel an ``on_socket`` that neither armed its socket nor noticed that it ended."""
+        await gate.done.wait()
+        await trio.sleep(self.limits.close_s)
+        if not gate.armed:
+            self.counts["evicted"] += 1
+            scope.cancel()
