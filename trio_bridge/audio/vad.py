@@ -114,7 +114,8 @@ class EnergyVad:
         loud = self._is_speech(block)
         if not self._segment:
             self._before.append(block)
-            self._loud = self._loud + 1 if loud and may_start else 0
+            # Down again by one, not to zero: a word has silent stops ("stop talking" three).
+            self._loud = self._loud + 1 if loud and may_start else max(0, self._loud - 1)
             if self._loud >= self._onset:
                 self._segment = list(self._before)
                 self._before.clear()

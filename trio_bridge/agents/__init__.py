@@ -1,0 +1,91 @@
+"""The agents that come with the bridge, and the way to name one of your own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import traceback
+from typing import Any, cast
+
+import attrs
+
+# Not as `echo` and `local`: these names belong to the modules.
+from trio_bridge.agents.echo import echo as echo_agent
+from trio_bridge.agents.local import available
+from trio_bridge.agents.local import local as local_agent
+from trio_bridge.errors import SettingsError
+from trio_bridge.meeting import Agent
+
+BUILT_IN: dict[str, Agent] = {"echo": echo_agent, "local": local_agent}
+
+
+@attrs.frozen
+class FoundAgent:
+    """An agent ready to run."""
+
+    name: str
+    agent: Agent
+    note: str = ""
+    """Why it is not the one that would be preferred; empty when it is."""
+
+
+def find_agent(name: str | None) -> FoundAgent:
+    """The agent of that name: one of `BUILT_IN`, or ``package.module:function``.
+
+    None means `local` where its parts are installed, else `echo` with a note. An agent's
+    module is imported here, with everything that this runs.
+
+    Raises:
+        SettingsError: there is no such agent, or it cannot be used; one line with the mend.
+    """
+    if name is None:
+        missing = available()
+        if missing is None:
+            return FoundAgent("local", local_agent)
+        return FoundAgent("echo", echo_agent, f"agent local is not available: {missing}")
+    if name in BUILT_IN:
+        if name == "local" and (missing := available()) is not None:
+            raise SettingsError(f"agent local: {missing}")
+        return FoundAgent(name, BUILT_IN[name])
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        known = ", ".join(sorted(BUILT_IN))
+        raise SettingsError(f"agent {name!r}: expected {known} or package.module:function")
+    return FoundAgent(name, _imported(name, module_name, attribute))
+
+
+def _imported(name: str, module_name: str, attribute: str) -> Agent:
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(missing + "."):
+            mend = "start from its directory or install it"
+        else:
+            mend = f"it needs {missing}, which is not installed"
+        raise SettingsError(f"agent {name!r}: cannot import {module_name}: {mend}") from error
+    except Exception as error:  # the module is somebody's program: anything can come
+        raise SettingsError(
+            f"agent {name!r}: importing {module_name} failed{_where(error)}: {_brief(error)}"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise SettingsError(f"agent {name!r}: {module_name} has no {attribute}")
+        found = getattr(found, part)
+    if not any(map(inspect.iscoroutinefunction, (found, getattr(found, "__call__", None)))):  # noqa: B004
+        raise SettingsError(
+            f"agent {name!r} is not a coroutine function: write async def {attribute}(meeting)"
+        )
+    return cast(Agent, found)
+
+
+def _where(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError):
+        return f" in {error.filename} line {error.lineno}"
+    return f" in {frames[-1].filename} line {frames[-1].lineno}" if frames else ""
+
+
+def _brief(error: Exception) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return " ".join(f"{type(error).__name__}: {text}".split())
