@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Literal, Protocol
 
 import attrs
 import trio
 
+from trio_bridge.attendance import NORMAL, Attendance, Kind, Link, Socket
 from trio_bridge.audio.speakers import OwnVoice, Speaker
-from trio_bridge.audio.timeline import FILL_STEP_S, Heard, Timeline
+from trio_bridge.audio.timeline import Heard, Timeline
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.bargein import BargeIn
 from trio_bridge.config import Settings
@@ -33,47 +32,17 @@ from trio_bridge.wire.control import (
 )
 from trio_bridge.wire.frames import FrameError
 
-Kind = Literal["audio", "control"]
-
-NORMAL, GOING_AWAY, UNSUPPORTED, FAILED, VANISHED = 1000, 1001, 1003, 1011, 1006
+GOING_AWAY, UNSUPPORTED, VANISHED, FAILED = 1001, 1003, 1006, 1011
 """Close codes of RFC 6455 §7.4.1 that a session says or sees."""
 
 AUDIO_MESSAGE_BYTES = 256 << 10
 """2.7 s of 48 kHz PCM: longer than any frame we take."""
 CONTROL_MESSAGE_BYTES = 1 << 20
-TICK_S = 0.2
-"""How often a meeting looks whether its audio has stopped; half of what counts as a gap."""
+TICK_S, IDLE_TICK_S = 0.2, 1.0
+"""How often a meeting looks whether its audio has stopped (half of what counts as a gap), and
+how often while no audio channel is there."""
 MESSAGE_IDS = 512
 """User messages remembered so that a repeated one is not answered twice."""
-
-
-class Socket(Protocol):
-    """The part of a WebSocket that a session needs."""
-
-    def arm(
-        self, *, max_message_bytes: int, on_audio: Callable[[bytes], None] | None = None
-    ) -> None: ...
-
-    async def receive(self) -> str | bytes: ...
-
-    async def send(self, text: str) -> None: ...
-
-
-@attrs.define(eq=False)
-class _Link:
-    """A socket that was lent to the session, until one of the two has enough."""
-
-    kind: Kind
-    socket: Socket
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    done: trio.Event = attrs.field(factory=trio.Event)
-    verdict: tuple[int, str] = (NORMAL, "")
-    """What our Close says."""
-
-    def end(self, code: int, reason: str) -> None:
-        if not self.done.is_set():
-            self.verdict = (code, reason)
-            self.scope.cancel()
 
 
 @attrs.define(eq=False)
@@ -93,9 +62,7 @@ class Session:
     ignored: int = attrs.field(default=0, init=False)
     """Control messages that were unknown, empty, repeated or partial."""
     _barge_in: BargeIn = attrs.field(init=False)
-    _links: dict[Kind, _Link] = attrs.field(factory=dict, init=False)
-    _left_with: dict[Kind, int] = attrs.field(factory=dict, init=False)
-    _grace_ends_s: float | None = attrs.field(default=None, init=False)
+    _attendance: Attendance = attrs.field(init=False)
     _seen_ids: OrderedDict[str, None] = attrs.field(factory=OrderedDict, init=False)
     _reject_throttle: Throttle = attrs.field(factory=Throttle, init=False)
     _nursery: trio.Nursery = attrs.field(init=False)
@@ -135,6 +102,7 @@ class Session:
             settings.resample_quality,
             vad,
         )
+        self._attendance = Attendance(settings.grace_s)
         self._barge_in = BargeIn(settings.barge_in_ms / 1000, vad)
 
     @property
@@ -176,7 +144,7 @@ class Session:
         finally:
             self.end(GOING_AWAY, "going away")
             self._ready.set()
-            self._dismiss()
+            self._attendance.dismiss(*self._verdict)
             self.log.info("meeting ended", extra=self._summary())
 
     async def _live(self, cancelled: trio.Event) -> None:
@@ -190,7 +158,7 @@ class Session:
                 self.audience.hear(self.intake.timeline.finish(trio.current_time()))
                 self.audience.close()
                 self.pump.stop()
-                self._dismiss()
+                self._attendance.dismiss(*self._verdict)
                 with trio.move_on_after(self.settings.wrap_up_s):
                     await self._agent_done.wait()
             finally:
@@ -226,19 +194,15 @@ class Session:
         """The meeting's only clock: gaps become silence, and grace runs out."""
         while True:
             now_s = trio.current_time()
-            if self._grace_ends_s is not None and now_s >= self._grace_ends_s:
+            grace_ends_s = self._attendance.grace_ends_s
+            if grace_ends_s is not None and now_s >= grace_ends_s:
                 self.end(NORMAL, "nobody came back")
             self._hear(self.intake.timeline.tick(now_s))
-            step_s = TICK_S if "audio" in self._links else FILL_STEP_S * 10
-            until_s = now_s + step_s
-            if self._grace_ends_s is not None and self._grace_ends_s > now_s:
-                until_s = min(until_s, self._grace_ends_s)
+            until_s = now_s + (TICK_S if "audio" in self._attendance else IDLE_TICK_S)
+            if grace_ends_s is not None and grace_ends_s > now_s:
+                until_s = min(until_s, grace_ends_s)
             with trio.move_on_at(until_s):
                 await self._bell.wait()
-
-    def _dismiss(self) -> None:
-        for link in list(self._links.values()):
-            link.end(*self._verdict)
 
     def _summary(self) -> dict[str, object]:
         intake = self.intake
@@ -268,14 +232,9 @@ class Session:
         await self._ready.wait()
         if self.over:
             raise SessionEndedError("the meeting ended before this channel joined")
-        link = _Link(kind, socket)
-        older = self._links.get(kind)
-        self._links[kind] = link
-        self._left_with.pop(kind, None)
-        self._grace_ends_s = None
-        if older is not None:
-            older.end(NORMAL, "replaced by a newer connection")
-        self.log.info("channel joined", extra={"channel": kind, "again": older is not None})
+        link = Link(kind, socket)
+        replaced = self._attendance.join(link)
+        self.log.info("channel joined", extra={"channel": kind, "again": replaced})
         self._nursery.start_soon(self._read, link, name=f"{kind} channel {self.bot_id}")
         try:
             await link.done.wait()
@@ -285,7 +244,7 @@ class Session:
                 await link.done.wait()
         return link.verdict
 
-    async def _read(self, link: _Link) -> None:
+    async def _read(self, link: Link) -> None:
         code = VANISHED
         try:
             with link.scope:
@@ -304,7 +263,7 @@ class Session:
             self._leave(link, code)
             link.done.set()
 
-    async def _read_audio(self, link: _Link) -> None:
+    async def _read_audio(self, link: Link) -> None:
         link.socket.arm(
             max_message_bytes=AUDIO_MESSAGE_BYTES,
             on_audio=lambda message: self._on_audio(link, message),
@@ -312,7 +271,7 @@ class Session:
         while True:
             self._on_audio(link, await link.socket.receive())
 
-    async def _read_control(self, link: _Link) -> None:
+    async def _read_control(self, link: Link) -> None:
         link.socket.arm(max_message_bytes=CONTROL_MESSAGE_BYTES)
         self.pump.attach(link.socket)
         bad = 0
@@ -326,28 +285,22 @@ class Session:
                 self.intake.rejected[error.reason] += 1
                 self._reject(link, message, error, bad)
 
-    def _leave(self, link: _Link, code: int) -> None:
+    def _leave(self, link: Link, code: int) -> None:
         """Forget ``link``, unless a newer one has its place."""
         if link.kind == "control":
             self.pump.detach(link.socket)
-        if self._links.get(link.kind) is not link:
+        if not self._attendance.holds(link):
             return
-        del self._links[link.kind]
-        self._left_with[link.kind] = code
         self.log.info("channel left", extra={"channel": link.kind, "code": code})
-        if self._links or self.over:
-            return
-        if self._left_with == {"audio": NORMAL, "control": NORMAL}:
+        if self._attendance.leave(link, code, trio.current_time()):
             self.end(NORMAL, "the bot left")
-        else:
-            self._grace_ends_s = trio.current_time() + self.settings.grace_s
-            self._bell.ring()
+        self._bell.ring()
 
     # -- what comes in ---------------------------------------------------------------------
 
-    def _on_audio(self, link: _Link, message: bytes | str) -> None:
+    def _on_audio(self, link: Link, message: bytes | str) -> None:
         """One message of the audio channel. Never waits: the socket is always read."""
-        if self._links.get("audio") is not link or self.over:
+        if not self._attendance.holds(link) or self.over:
             self.stale_audio += 1
             return
         try:
@@ -394,7 +347,7 @@ class Session:
     def _interrupt(self, source: InterruptSource) -> None:
         self.meeting.interrupt(source)
 
-    def _reject(self, link: _Link, message: str | bytes, error: WireError, bad: int) -> None:
+    def _reject(self, link: Link, message: str | bytes, error: WireError, bad: int) -> None:
         """Log a bad message, once a second at most; a long run of them ends the socket."""
         if self._reject_throttle.admits(trio.current_time()):
             fields = {"channel": link.kind, "reason": str(error), "excerpt": excerpt(message)}

@@ -8,7 +8,6 @@ import numpy as np
 from trio_bridge.audio.pcm import Samples, silence
 from trio_bridge.audio.speakers import Speaker
 
-
 MANY_VOICES = 64
 """Ids are a stranger's: beyond this many, those who are silent are forgotten."""
 

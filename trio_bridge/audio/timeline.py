@@ -17,7 +17,6 @@ from trio_bridge.audio.speakers import Speaker
 RATE_HZ = 48_000
 ABSENT_S = 0.4
 """Longer than the usual network stall, shorter than the silence that ends a turn."""
-FILL_STEP_S = 0.1
 LONGEST_FILL_S = 30.0
 """A gap's silence that is filled in; what lies beyond is skipped, and said in ``skipped``."""
 PATIENCE_S = 0.06

@@ -61,8 +61,9 @@ class _Conversation:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._recognise)
             nursery.start_soon(self._speak)
-            # By speaker: two people without a pause between them are two utterances.
-            async for event in self.meeting.events(rate_hz=RATE_HZ, by="speaker"):
+            # The mix, not each speaker alone: a platform names a speaker only once it is sure,
+            # and a speaker's own audio begins there. "The" and "thank" were lost that way.
+            async for event in self.meeting.events(rate_hz=RATE_HZ):
                 match event:
                     case Utterance():
                         self.heard.put(event)

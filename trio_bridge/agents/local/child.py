@@ -12,7 +12,6 @@ from pathlib import Path
 import attrs
 import trio
 
-import trio_bridge
 from trio_bridge.agents.local.errors import AgentError
 from trio_bridge.agents.local.framing import FAILED, OK, Decoder, FramingError, Message, encode
 
@@ -35,7 +34,7 @@ run(sys.argv[2])
 
 def worker_command(kind: str) -> list[str]:
     """The command line of a worker that runs this very package with this interpreter."""
-    root = Path(trio_bridge.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[3]
     return [sys.executable, "-P", "-c", BOOT, str(root), kind]
 
 
