@@ -15,6 +15,8 @@ from trio_bridge.lanes import Lane, Overflow
 
 NOTES = 256
 """Events that may wait for a slow agent, besides audio; then the oldest is dropped."""
+SPEAKERS_AT_ONCE = 4
+"""A lane of single speakers holds a backlog for each of as many as talk at once."""
 TURN = 32
 """Events handed out before other tasks get to run."""
 
@@ -110,13 +112,13 @@ class Audience:
     _over: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._early = {"mix": self._new_lane(), "speaker": self._new_lane()}
+        self._early = {"mix": self._new_lane("mix"), "speaker": self._new_lane("speaker")}
 
     def open(self, hearing: Hearing, backlog: int | None = None) -> Ear[Event]:
         """A new ear. The first one of a meeting also gets what came just before it."""
-        lane = self._early.get(hearing.by) or self._new_lane()
+        lane = self._early.get(hearing.by) or self._new_lane(hearing.by)
         self._early = {}
-        lane.capacity = backlog or self.backlog
+        lane.capacity = _room(hearing.by, backlog or self.backlog)
         if self._over:
             lane.close()
         inner = _Inner(hearing.by, lane)
@@ -162,8 +164,13 @@ class Audience:
             total.update(_books(self._early["mix"]))
         return total
 
-    def _new_lane(self) -> Lane[Piece]:
-        return Lane("audio", self.backlog, Overflow.DROP_OLDEST, cost=_samples)
+    def _new_lane(self, by: View) -> Lane[Piece]:
+        capacity = _room(by, self.backlog)
+        return Lane("audio", capacity, Overflow.DROP_OLDEST, cost=_samples)
+
+
+def _room(by: View, backlog: int) -> int:
+    return backlog if by == "mix" else backlog * SPEAKERS_AT_ONCE
 
 
 def _books(lane: Lane[Piece]) -> dict[str, int]:

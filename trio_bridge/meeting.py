@@ -78,6 +78,15 @@ class UnknownMessage:
 Event = AudioChunk | Utterance | UserMessage | SpeakerChange | Interrupt | UnknownMessage
 
 
+@attrs.frozen
+class _Figures:
+    """How far a turn has come, in samples at 48 kHz."""
+
+    said: int
+    heard: int
+    at_bot: int
+
+
 @attrs.define(eq=False)
 class Turn:
     """One stretch of speech of ours, which an interrupt can cut."""
@@ -86,14 +95,16 @@ class Turn:
     _gate: TurnGate
     _quality: Quality
     _epoch: int = attrs.field(init=False)
-    _base: int = attrs.field(init=False)
-    _said: int = attrs.field(default=0, init=False)
+    _sent_before: int = attrs.field(init=False)
+    _said_before: int = attrs.field(init=False)
     _resampler: Resampler | None = attrs.field(default=None, init=False)
-    _frozen: tuple[int, int] | None = attrs.field(default=None, init=False)
+    _final: _Figures | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._epoch = self._gate.epoch
-        self._base = self._pump.playout.sent + self._pump.playout.queued
+        playout = self._pump.playout
+        self._sent_before = playout.sent + playout.queued
+        self._said_before = playout.said
 
     @property
     def interrupted(self) -> bool:
@@ -103,17 +114,17 @@ class Turn:
     @property
     def said_s(self) -> float:
         """Seconds of speech handed over so far."""
-        return self._said / RATE_HZ
+        return self._figures().said / RATE_HZ
 
     @property
     def heard_s(self) -> float:
         """Seconds of it that were heard: an estimate, never more than `said_s`."""
-        return self._heard()[0] / RATE_HZ
+        return self._figures().heard / RATE_HZ
 
     @property
     def heard_error_s(self) -> float:
         """How much more may have been heard: what was at the bot when an interrupt came."""
-        return self._heard()[1] / RATE_HZ
+        return self._figures().at_bot / RATE_HZ
 
     async def say(self, samples: npt.ArrayLike, *, rate_hz: int) -> None:
         """Speak ``samples``: float ``(n,)``, mono, full scale +-1.0, at ``rate_hz``.
@@ -141,29 +152,24 @@ class Turn:
         self._pump.complete()
         await self._pump.played()
 
-    def freeze(self) -> float:
-        """An interrupt is about to come: seconds heard until now, and for good."""
-        self._frozen = self._heard()
-        return self._frozen[0] / RATE_HZ
+    def freeze(self) -> None:
+        """The turn ends here, by an interrupt or by itself: its figures stay what they are."""
+        self._final = self._figures()
 
-    def _heard(self) -> tuple[int, int]:
-        if self._frozen is not None:
-            return self._frozen
-        unplayed = self._pump.playout.unplayed(trio.current_time())
-        sent = self._pump.playout.sent - self._base
-        heard = min(max(0, sent - unplayed), self._said)
-        return heard, max(0, min(sent, self._said) - heard)
+    def _figures(self) -> _Figures:
+        if self._final is not None:
+            return self._final
+        playout = self._pump.playout
+        said = playout.said - self._said_before
+        sent = max(0, playout.sent - self._sent_before)
+        heard = max(0, sent - playout.unplayed(trio.current_time()))
+        return _Figures(said, heard, sent - heard)
 
     async def _say(self, samples: Samples) -> None:
         if self.interrupted:  # a shielded agent went on: nobody wants to hear the rest
             await trio.lowlevel.checkpoint()
             return
-        before = self._pump.playout.said
-        try:
-            await self._pump.say(samples)
-        finally:
-            if not self.interrupted:
-                self._said += self._pump.playout.said - before
+        await self._pump.say(samples)
 
     def _finish_stream(self) -> Samples:
         resampler, self._resampler = self._resampler, None
@@ -247,13 +253,17 @@ class Meeting:
                 yield turn
                 await turn.finish()
             finally:
+                turn.freeze()
                 self._turn = None
                 self._pump.complete()
 
     def interrupt(self, source: InterruptSource = "agent") -> Interrupt:
         """Stop our speech now: cancel the turn, drop what is queued, tell the bot to drop its
         own. Never waits; every ear is told."""
-        heard_s = 0.0 if self._turn is None else self._turn.freeze()
+        heard_s = 0.0
+        if self._turn is not None:
+            self._turn.freeze()
+            heard_s = self._turn.heard_s
         self._turns.interrupt()
         event = Interrupt(source, self._pump.interrupt() / RATE_HZ, heard_s)
         self._log.info(

@@ -117,7 +117,7 @@ class Playout:
 
     def unplayed(self, now_s: float) -> int:
         """Samples sent that the bot has not played yet, by the model."""
-        return max(0, round((self._ends_s - now_s) * RATE_HZ))
+        return round(max(0.0, self._ends_s - now_s) * RATE_HZ)
 
     def heard(self, now_s: float) -> int:
         """Samples heard in the meeting so far: an estimate, see `Turn.heard_error_s`."""

@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import json
 import logging
+from collections.abc import Sequence
 
 import attrs
 import trio
@@ -25,6 +26,8 @@ from trio_bridge.routes import read_route, shown_token, token_is_good
 from trio_bridge.session import GOING_AWAY, Session
 
 log = logging.getLogger(__name__)
+
+Listener = trio.abc.Listener[trio.SocketStream]
 
 HELLO_SLACK_S = 2.0
 """Between our own deadline for the hello, which can say why, and the edge's, which cannot."""
@@ -76,9 +79,15 @@ class Server:
         )
 
     async def run(
-        self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
+        self,
+        listeners: Sequence[Listener] | None = None,
+        *,
+        task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until `stop` or cancellation; ``nursery.start`` returns the bound `Address`.
+
+        ``listeners`` are used and closed instead of the settings' host and port, where
+        something else opened them (socket activation, a test's memory).
 
         Cancelling it is a clean end too: every socket is told Close 1001, within
         `GOODBYE_S`, and every meeting's tasks are gone when it returns.
@@ -86,14 +95,15 @@ class Server:
         Raises:
             SettingsError: the address cannot be listened on.
         """
-        listeners = await _listen(self.settings.host, self.settings.port)
+        if listeners is None:
+            listeners = await _listen(self.settings.host, self.settings.port)
         async with trio.open_nursery() as nursery:
             self.registry = Registry(nursery, self._make_session)
             await nursery.start(self.edge.serve, listeners)
-            host, port = listeners[0].socket.getsockname()[:2]
-            log.info("listening", extra={"host": host, "port": port})
-            self._warn_when_open(host)
-            task_status.started(Address(host, port))
+            address = _address_of(listeners[0])
+            log.info("listening", extra={"host": address.host, "port": address.port})
+            self._warn_when_open(address)
+            task_status.started(address)
             try:
                 await self._stop.wait()
                 await self._drain()
@@ -163,11 +173,13 @@ class Server:
         status = 200 if ready or request.path == "/health" else 503
         return Response(status, json.dumps(state).encode() + b"\n", "application/json")
 
-    def _warn_when_open(self, host: str) -> None:
-        if not self.settings.token and not ipaddress.ip_address(host.split("%")[0]).is_loopback:
+    def _warn_when_open(self, address: Address) -> None:
+        if self.settings.token or not address.port:
+            return
+        if not ipaddress.ip_address(address.host.split("%")[0]).is_loopback:
             log.warning(
                 "everybody who reaches this address may use the agent: set --token",
-                extra={"host": host},
+                extra={"host": address.host},
             )
 
 
@@ -193,6 +205,13 @@ async def serve(
         agent = find_agent(settings.agent).agent
     server = Server(agent, settings)
     await server.run(task_status=task_status)
+
+
+def _address_of(listener: Listener) -> Address:
+    if not isinstance(listener, trio.SocketListener):
+        return Address("", 0)
+    name = listener.socket.getsockname()
+    return Address(*name[:2]) if isinstance(name, tuple) else Address(str(name), 0)
 
 
 async def _listen(host: str, port: int) -> list[trio.SocketListener]:

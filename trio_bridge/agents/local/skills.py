@@ -17,9 +17,9 @@ from trio_bridge.agents.local.notes import MeetingNotes
 GAIN_ALONE = 20.0
 GAIN_WITH_LIKENESS = 10.0
 LIKENESS = 0.7
-"""When a command is believed. Chosen on 608 clips of four flite voices at three speeds: 96 % of
-332 commands were understood, 1.1 % of 276 other sentences (half of them made to sound like
-commands) were taken for one. The same clips served to choose and to measure."""
+"""When a command is believed. Chosen on 608 clips of four flite voices at three speeds, where
+327 of 332 commands are understood and 2 of 276 other sentences (about a third of them close to
+a command) are taken for one. The same clips served to choose and to measure; none is human."""
 
 LINES_TOLD = 5
 """Lines of the meeting that are read out: about half a minute."""

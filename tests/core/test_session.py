@@ -1,0 +1,505 @@
+"""Meetings, their channels and their end: the real server on memory streams and a virtual
+clock."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.core.rooms import BOT, Channel, Room, bridge, listener, quiet, tone
+from trio_bridge.errors import SessionEndedError
+from trio_bridge.meeting import Meeting, UnknownMessage, UserMessage
+from trio_bridge.wire.frames import AudioFrame, encode_frame
+from trio_bridge.wire.hello import encode_hello
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+Join = Callable[[Room], Awaitable[Channel]]
+ORDERS: list[tuple[Join, Join]] = [(Room.control, Room.audio), (Room.audio, Room.control)]
+
+
+def events(caplog: pytest.LogCaptureFixture, name: str) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.getMessage() == name]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=["control first", "audio first"])
+async def test_two_channels_share_one_session_whichever_comes_first(
+    order: tuple[Join, Join],
+) -> None:
+    meetings: list[Meeting] = []
+
+    async def agent(meeting: Meeting) -> None:
+        meetings.append(meeting)
+        await listener(meeting)
+
+    async with bridge(agent) as room:
+        first, second = [await join(room) for join in order]
+        assert [meeting.bot_id for meeting in meetings] == [BOT]
+        await first.leave()
+        await wait_all_tasks_blocked()
+        assert len(room.server.registry) == 1
+        await second.leave()
+        await wait_all_tasks_blocked()
+        assert len(room.server.registry) == room.server.registry.running == 0
+        assert room.server.served == 1
+
+
+async def test_two_bots_are_two_meetings() -> None:
+    async with bridge(listener) as room:
+        await room.control("a")
+        await room.control("b")
+        await room.audio("a")
+        assert {session.bot_id for session in room.server.registry} == {"a", "b"}
+
+
+@pytest.mark.parametrize("kind", ["control", "audio"])
+async def test_the_newest_socket_wins_and_the_old_ones_late_end_changes_nothing(
+    kind: str,
+) -> None:
+    async with bridge(listener) as room:
+        join = room.control if kind == "control" else room.audio
+        old = await join()
+        new = await join()
+        assert await old.closed() == (1000, "replaced by a newer connection")
+        await old.vanish()
+        await trio.sleep(60)
+        session = room.session
+        if kind == "control":
+            await session.meeting.chat("still here")
+            assert (await new.next("sendmsg"))["message"] == "still here"
+        else:
+            await new.hear("alice", tone(0.1))
+            await wait_all_tasks_blocked()
+            assert session.ledger.received == 4_800
+        assert session.stale_audio == 0
+
+
+async def test_a_lost_bot_may_come_back_within_the_grace_and_finds_its_agent() -> None:
+    async with bridge(listener, grace_s=15.0) as room:
+        control, audio = await room.control(), await room.audio()
+        session = room.session
+        await control.vanish()
+        await audio.vanish()
+        await trio.sleep(14.9)
+        assert room.session is session
+        await session.meeting.chat("for when you are back")
+        control = await room.join("/bridge")
+        assert (await control.next("sendmsg"))["message"] == "for when you are back"
+        await trio.sleep(100)
+        assert room.session is session
+
+
+async def test_a_bot_that_does_not_come_back_ends_its_meeting_when_the_grace_is_over() -> None:
+    async with bridge(listener, grace_s=15.0) as room:
+        control = await room.control()
+        left_s = trio.current_time()
+        await control.vanish()
+        await room.server.registry.empty()
+        assert trio.current_time() - left_s == pytest.approx(15.0)
+
+
+async def test_one_channel_that_leaves_properly_leaves_the_other_its_grace() -> None:
+    async with bridge(listener, grace_s=15.0) as room:
+        control, audio = await room.control(), await room.audio()
+        await control.leave()
+        await audio.vanish()
+        await trio.sleep(14)
+        assert len(room.server.registry) == 1
+        await room.server.registry.empty()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("model fell over"), SystemExit(3)])
+async def test_an_agent_that_raises_ends_its_own_meeting_only(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def agent(meeting: Meeting) -> None:
+        if meeting.bot_id == "bad":
+            await meeting.chat("about to fail")
+            await trio.sleep(1)
+            raise error
+        await listener(meeting)
+
+    async with bridge(agent) as room:
+        good = await room.control("good")
+        bad, bad_audio = await room.control("bad"), await room.audio("bad")
+        assert await bad.closed() == (1011, "the agent failed")
+        assert await bad_audio.closed() == (1011, "the agent failed")
+        await wait_all_tasks_blocked()
+        assert room.session.bot_id == "good"
+        await room.session.meeting.chat("hello")
+        assert (await good.next("sendmsg"))["message"] == "hello"
+    (failure,) = events(caplog, "agent failed")
+    assert failure.__dict__["bot_id"] == "bad"
+    assert failure.exc_info is not None
+
+
+async def test_an_agent_that_returns_leaves_its_meeting_running() -> None:
+    async def agent(meeting: Meeting) -> None:
+        await meeting.chat("hello and goodbye")
+
+    async with bridge(agent) as room:
+        control, audio = await room.control(), await room.audio()
+        assert (await control.next("sendmsg"))["message"] == "hello and goodbye"
+        await audio.hear("alice", tone(1.0))
+        await wait_all_tasks_blocked()
+        assert room.session.ledger.faults == []
+
+
+async def test_an_agent_may_wrap_up_after_its_meeting_and_is_then_cancelled() -> None:
+    ended: list[tuple[str, float]] = []
+
+    async def agent(meeting: Meeting) -> None:
+        try:
+            await listener(meeting)
+            ended.append(("iterator", trio.current_time()))
+            await trio.sleep(1000)
+        finally:
+            ended.append(("cancelled", trio.current_time()))
+
+    async with bridge(agent, wrap_up_s=2.0) as room:
+        control, audio = await room.control(), await room.audio()
+        await control.leave()
+        await audio.leave()
+        left_s = trio.current_time()
+        await room.server.registry.empty()
+    assert [(what, at_s - left_s) for what, at_s in ended] == [
+        ("iterator", pytest.approx(0.0, abs=0.01)),
+        ("cancelled", pytest.approx(2.0, abs=0.01)),
+    ]
+
+
+async def test_speech_after_the_meeting_is_told_that_nobody_is_left() -> None:
+    told: list[str] = []
+
+    async def agent(meeting: Meeting) -> None:
+        await listener(meeting)
+        for speak in (meeting.chat("x"), meeting.caption("x"), meeting.show_image_url("x")):
+            with pytest.raises(SessionEndedError) as caught:
+                await speak
+            told.append(str(caught.value))
+        async with meeting.turn() as turn:
+            await turn.say(tone(1.0), rate_hz=48_000)
+
+    async with bridge(agent) as room:
+        control, audio = await room.control(), await room.audio()
+        await control.leave()
+        await audio.leave()
+        await room.server.registry.empty()
+    assert told == ["the meeting is over: nobody is left to read this"] * 3
+
+
+async def test_an_agent_that_will_not_stop_is_reported_and_its_bot_can_meet_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    release = trio.Event()
+
+    async def agent(meeting: Meeting) -> None:
+        with trio.CancelScope(shield=True):
+            await release.wait()
+
+    async with bridge(agent, wrap_up_s=1.0, teardown_s=5.0) as room:
+        control, audio = await room.control(), await room.audio()
+        first = room.session
+        await control.leave()
+        await audio.leave()
+        await trio.sleep(7)
+        (stuck,) = events(caplog, "meeting would not stop")
+        assert stuck.__dict__["bot_id"] == BOT
+        assert any("agent" in name for name in stuck.__dict__["tasks"])
+        await room.control()
+        assert room.session is not first
+        assert room.server.registry.running == 2
+        release.set()
+
+
+async def test_a_drain_closes_every_socket_with_1001_and_ends_every_meeting() -> None:
+    async with bridge(listener) as room:
+        channels = [await room.control(str(n)) for n in range(10)]
+        began_s = trio.current_time()
+        room.server.stop()
+        codes = [await channel.closed() for channel in channels]
+        assert codes == [(1001, "going away")] * 10
+        await room.server.stopped.wait()
+        assert trio.current_time() - began_s < 1.0
+
+
+async def test_a_drain_lets_meetings_end_by_themselves_until_its_deadline() -> None:
+    async with bridge(listener) as room:
+        quick, quick_audio = await room.control("quick"), await room.audio("quick")
+        slow = await room.control("slow")
+        began_s = trio.current_time()
+        room.server.stop(drain_s=30.0)
+        await quick.leave()
+        await quick_audio.leave()
+        assert await slow.closed() == (1001, "going away")
+        assert trio.current_time() - began_s == pytest.approx(30.0, abs=0.5)
+
+
+async def test_a_bot_that_comes_while_the_server_drains_is_refused() -> None:
+    async with bridge(listener) as room:
+        await room.control()
+        room.server.stop(drain_s=30.0)
+        await wait_all_tasks_blocked()
+        assert await room.refusal("/bridge") == 503
+
+
+HELLOS = [
+    (b"\x01\x02", 1003, "first message is binary, expected a ready message"),
+    ("hi", 1003, "first message is not JSON, expected ready"),
+    ('{"type": "usermsg"}', 1003, "first message is not of type ready"),
+    ('{"type": "ready"}', 1003, "the ready message has no bot_id"),
+    ('{"type": "ready", "bot_id": 7}', 1003, "bot_id is not text"),
+    ('{"type": "ready", "bot_id": ""}', 1008, "bot_id is empty"),
+    (encode_hello("x" * 129), 1008, "bot_id is longer than 128 characters"),
+]
+
+
+@pytest.mark.parametrize(("message", "code", "reason"), HELLOS)
+@pytest.mark.parametrize("path", ["/bridge", "/bridge/audio"])
+async def test_a_bad_hello_is_closed_with_a_reason_and_makes_no_session(
+    path: str, message: str | bytes, code: int, reason: str
+) -> None:
+    async with bridge(listener) as room:
+        channel = await room.connect(path)
+        await channel.send(message)
+        assert await channel.closed() == (code, reason)
+        assert room.server.served == 0
+
+
+async def test_the_paths_id_must_be_the_hellos() -> None:
+    async with bridge(listener) as room:
+        wrong = await room.join("/other/bridge")
+        assert await wrong.closed() == (1008, "bot_id is not the one in the path")
+        assert room.server.served == 0
+        await room.join(f"/{BOT}/bridge/audio/")
+        await wait_all_tasks_blocked()
+        assert room.session.bot_id == BOT
+
+
+async def test_a_bot_that_says_nothing_is_refused_at_the_deadline() -> None:
+    async with bridge(listener, hello_s=10.0) as room:
+        began_s = trio.current_time()
+        channel = await room.connect("/bridge")
+        assert await channel.closed() == (1008, "no ready message in 10 s")
+        assert trio.current_time() - began_s == pytest.approx(10.0)
+        assert room.server.served == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/bridge?token=s3cret", "/t/s3cret/bridge", f"/{BOT}/t/s3cret/bridge/audio"]
+)
+async def test_a_token_lets_in_and_its_absence_does_not(path: str) -> None:
+    async with bridge(listener, token=("other", "s3cret")) as room:
+        for wrong in (path.replace("s3cret", "guess"), "/bridge"):
+            assert await room.refusal(wrong) == 401
+        await room.join(path)
+        await wait_all_tasks_blocked()
+        assert room.server.served == 1
+
+
+BAD_FRAMES = [
+    (b"", "short"),
+    (b"\x01\x00", "short"),
+    (b"\x02" + bytes(30), "unknown type"),
+    (b"\x01\xff\xff" + bytes(10), "truncated speaker_id"),
+    (b"\x01" + bytes(4) + bytes(200_000), "longer than 2 s"),
+    ("[]", "JSON is not an object"),
+    ("{", "not JSON"),
+    ('{"type": "PCMChunk", "speakerName": 7, "audioData": ""}', "speakerName is not text"),
+    ('{"type": "PCMChunk", "audioData": "*"}', "bad base64"),
+]
+
+
+async def test_bad_audio_is_counted_by_reason_and_logged_once_a_second_and_the_next_is_heard(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with bridge(listener) as room:
+        audio = await room.audio()
+        for message, _ in BAD_FRAMES:
+            await audio.send(message)
+        await audio.hear("alice", tone(0.1))
+        await wait_all_tasks_blocked()
+        session = room.session
+        assert set(session.intake.rejected) == {reason for _, reason in BAD_FRAMES}
+        assert session.ledger.received == session.ledger.delivered == 4_800
+        await trio.sleep(1.1)
+        await audio.send("[]")
+        await wait_all_tasks_blocked()
+    logged = events(caplog, "message rejected")
+    assert [record.__dict__["more_before"] for record in logged] == [0, len(BAD_FRAMES) - 1]
+
+
+async def test_an_odd_byte_and_bad_utf8_are_counted_and_the_audio_is_heard() -> None:
+    async with bridge(listener) as room:
+        audio = await room.audio()
+        await audio.send(b"\x01\x01\x00\xff\x00\x00" + bytes(961))
+        await wait_all_tasks_blocked()
+        assert dict(room.session.intake.flawed) == {"odd byte": 1, "bad UTF-8": 1}
+        assert room.session.ledger.received == 480
+
+
+@pytest.mark.parametrize("kind", ["control", "audio"])
+async def test_a_long_run_of_bad_messages_ends_the_socket_and_not_the_meeting(
+    kind: str,
+) -> None:
+    async with bridge(listener, bad_frames=5) as room:
+        control, audio = await room.control(), await room.audio()
+        bad, good = (control, audio) if kind == "control" else (audio, control)
+        for _ in range(5):
+            await bad.send("nonsense")
+        assert await bad.closed() == (1003, "5 bad messages in a row")
+        await (room.control() if kind == "control" else room.audio())
+        assert len(room.server.registry) == 1
+        await good.leave()
+
+
+async def test_user_messages_reach_the_agent_once_and_unknown_ones_are_surfaced() -> None:
+    heard: list[object] = []
+
+    async def agent(meeting: Meeting) -> None:
+        async for event in meeting.events():
+            heard.append(event)
+
+    async with bridge(agent) as room:
+        control = await room.control()
+        await control.send({"command": "usermsg", "message": " one ", "id": "1"})
+        await control.send({"command": "usermsg", "message": "one", "id": "1"})
+        await control.send({"command": "usermsg", "message": "  "})
+        await control.send({"command": "usermsg", "message": "half", "is_final": False})
+        await control.send({"type": "usermsg", "text": "two", "speakerName": "Zoë"})
+        await control.send({"command": "dance"})
+        await control.send({"type": "ready", "bot_id": BOT})
+        await control.send({"type": "ready", "bot_id": "another"})
+        await control.send(b"\x00")
+        await wait_all_tasks_blocked()
+        session = room.session
+        assert session.bot_id == BOT
+        assert session.ignored == 6
+        assert dict(session.intake.rejected) == {"binary message on the control channel": 1}
+    first, second, unknown = heard
+    assert first == UserMessage("one")
+    assert isinstance(second, UserMessage)
+    assert (second.text, str(second.speaker)) == ("two", "Zoë")
+    assert unknown == UnknownMessage("dance")
+
+
+async def test_message_ids_are_remembered_only_so_far() -> None:
+    heard: list[object] = []
+
+    async def agent(meeting: Meeting) -> None:
+        async for event in meeting.events():
+            heard.append(event)
+
+    async with bridge(agent) as room:
+        control = await room.control()
+        for n in range(600):
+            await control.send({"command": "usermsg", "message": "x", "id": str(n)})
+            await wait_all_tasks_blocked()
+        await control.send({"command": "usermsg", "message": "x", "id": "0"})
+        await wait_all_tasks_blocked()
+        assert len(room.session._seen_ids) == 512
+    assert len(heard) == 601
+
+
+async def test_the_bots_own_voice_is_silence_and_never_an_utterance() -> None:
+    heard: list[object] = []
+
+    async def agent(meeting: Meeting) -> None:
+        async for event in meeting.events():
+            heard.append(event)
+
+    async with bridge(agent, bot_name=("My Bot",)) as room:
+        audio = await room.audio()
+        await audio.hear("my bot", tone(2.0))
+        await audio.hear("Abbott", quiet(2.0))
+        await wait_all_tasks_blocked()
+        assert room.session.intake.own == 96_000
+        assert room.session.ledger.mixed == 4 * 48_000
+    assert [type(event).__name__ for event in heard] == ["SpeakerChange"]
+
+
+async def test_legacy_text_frames_and_fragmented_ones_are_heard_too() -> None:
+    async with bridge(listener) as room:
+        audio = await room.audio()
+        await audio.send(
+            json.dumps({"type": "PCMChunk", "speakerName": "A", "audioData": "AAAAAAAA"})
+        )
+        frame = encode_frame(AudioFrame("a", "A", bytes(1920)))
+        await audio.ws._send(_fragment(frame[:100], opening=True))
+        await audio.ws._send(_fragment(frame[100:], opening=False))
+        await wait_all_tasks_blocked()
+        assert room.session.ledger.received == 3 + 960
+
+
+def _fragment(payload: bytes, *, opening: bool) -> object:
+    from wsproto.events import BytesMessage
+
+    return BytesMessage(data=payload, message_finished=not opening)
+
+
+async def test_audio_without_a_listener_is_unheard_and_the_books_still_balance() -> None:
+    async def agent(meeting: Meeting) -> None:
+        ear = meeting.audio()
+        await ear.__anext__()
+        ear.close()
+        await trio.sleep_forever()
+
+    async with bridge(agent) as room:
+        audio = await room.audio()
+        await audio.hear("alice", tone(1.0))
+        await wait_all_tasks_blocked()
+        ledger = room.session.ledger
+        assert ledger.faults == []
+        assert ledger.unheard > 40_000
+        assert ledger.unheard + ledger.offered == 48_000
+
+
+async def test_a_slow_agent_loses_the_oldest_audio_and_every_sample_is_counted() -> None:
+    async def agent(meeting: Meeting) -> None:
+        async for chunk in meeting.audio(chunk_ms=100, backlog_ms=500):
+            await trio.sleep(chunk.duration_s * 4)
+
+    async with bridge(agent) as room:
+        audio = await room.audio()
+        await audio.hear("alice", tone(10.0))
+        ledger = room.session.ledger
+        assert ledger.faults == []
+        assert ledger.dropped > 5 * 48_000
+        assert ledger.queued <= 24_000
+
+
+async def test_audio_that_stops_becomes_silence_that_ends_the_utterance() -> None:
+    heard: list[tuple[str, float]] = []
+
+    async def agent(meeting: Meeting) -> None:
+        async for event in meeting.events():
+            heard.append((type(event).__name__, trio.current_time()))
+
+    async with bridge(agent) as room:
+        audio = await room.audio()
+        await audio.hear("alice", tone(1.0))
+        stopped_s = trio.current_time()
+        await trio.sleep(3)
+        assert heard[-1][0] == "Utterance"
+        assert heard[-1][1] - stopped_s < 1.2
+
+
+async def test_a_clean_end_is_not_an_error(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with bridge(listener) as room:
+        control, audio = await room.control(), await room.audio()
+        await audio.hear("alice", tone(0.5))
+        await control.leave()
+        await audio.leave()
+        await room.server.registry.empty()
+    (ended,) = events(caplog, "meeting ended")
+    assert ended.__dict__["ledger"] == "balanced"
+    assert ended.__dict__["received_s"] == 0.5
+    assert [r.getMessage() for r in caplog.records if r.levelno > logging.INFO] == []
