@@ -1,0 +1,174 @@
+"""The one writer of a control socket: order, failure, and a peer that does not read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.core.rooms import tone
+from trio_bridge.errors import SessionEndedError, SocketClosedError
+from trio_bridge.pacing import RATE_HZ, Playout
+from trio_bridge.pump import COMMAND_BYTES, Pump
+from trio_bridge.wire.commands import SendImageUrl, SendMessage
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+class Peer:
+    """A control socket that takes ``pace_s`` a message and dies after ``lives`` of them."""
+
+    def __init__(self, pace_s: float = 0.0, lives: int = 10**9) -> None:
+        self.pace_s, self.lives = pace_s, lives
+        self.got: list[str] = []
+        self.writing = False
+
+    async def send(self, text: str) -> None:
+        assert not self.writing, "two writers on one socket"
+        self.writing = True
+        await trio.sleep(self.pace_s)
+        self.writing = False
+        if self.lives <= 0:
+            raise SocketClosedError(1006)
+        self.lives -= 1
+        self.got.append(json.loads(text)["command"])
+
+
+@asynccontextmanager
+async def pumping(*peers: Peer) -> AsyncIterator[Pump]:
+    pump = Pump("b", Playout(0.1, 0.3), 2 * RATE_HZ)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.run)
+        if peers:
+            pump.attach(peers[0])
+        yield pump
+        pump.stop()
+
+
+async def test_commands_go_before_audio_and_an_interrupt_before_both() -> None:
+    peer = Peer(pace_s=0.01)
+    async with pumping() as pump:
+        await pump.say(tone(1.0))
+        await pump.command(SendMessage("x"))
+        pump.attach(peer)
+        await trio.sleep(0.005)  # the first command is being written
+        await pump.command(SendMessage("y"))
+        pump.interrupt()
+        await pump.say(tone(0.1))
+        await trio.sleep(0.5)
+    assert peer.got == ["sendmsg", "interrupt", "sendmsg", "sendaudio"]
+
+
+async def test_an_interrupt_waits_for_the_one_message_that_is_being_written() -> None:
+    peer = Peer(pace_s=1.0)
+    async with pumping(peer) as pump:
+        await pump.say(tone(1.0))
+        await trio.sleep(0.5)
+        assert pump.interrupt() > 0
+        await trio.sleep(0.6)
+        assert peer.got == ["sendaudio"]
+        await trio.sleep(1.0)
+    assert peer.got == ["sendaudio", "interrupt"]
+
+
+async def test_what_a_dying_socket_did_not_take_waits_for_the_next_one() -> None:
+    first, second = Peer(lives=1), Peer()
+    async with pumping(first) as pump:
+        await pump.command(SendMessage("1"))
+        await pump.command(SendMessage("2"))
+        await pump.say(tone(0.2))
+        pump.complete()
+        await trio.sleep(5)
+        assert first.got == ["sendmsg"]
+        assert pump.playout.sent == 0
+        pump.attach(second)
+        await trio.sleep(5)
+    assert second.got == ["sendmsg", "sendaudio", "sendaudio"]
+    assert pump.playout.sent == pump.playout.said
+
+
+async def test_a_chunk_and_an_interrupt_that_a_socket_did_not_take_are_sent_again() -> None:
+    dying, next_one = Peer(lives=0), Peer()
+    async with pumping(dying) as pump:
+        await pump.say(tone(0.1))
+        pump.complete()
+        await trio.sleep(1)
+        assert pump.playout.queued == 4_800
+        pump.attach(Peer(lives=0))
+        pump.interrupt()
+        await trio.sleep(1)
+        pump.attach(next_one)
+        await trio.sleep(1)
+    assert next_one.got == ["interrupt"]
+    assert pump.playout.flushed == 4_800
+
+
+async def test_an_interrupt_while_a_chunk_fails_does_not_bring_the_chunk_back() -> None:
+    slow, next_one = Peer(pace_s=1.0, lives=0), Peer()
+    async with pumping(slow) as pump:
+        await pump.say(tone(0.1))
+        pump.complete()
+        await trio.sleep(0.5)
+        pump.interrupt()
+        await trio.sleep(1)
+        pump.attach(next_one)
+        await trio.sleep(1)
+    assert next_one.got == ["interrupt"]
+
+
+async def test_cancelling_the_pump_lets_the_message_under_way_go_out(
+    autojump_clock: MockClock,
+) -> None:
+    peer = Peer(pace_s=1.0)
+    with trio.move_on_after(0.5):
+        async with pumping(peer) as pump:
+            await pump.command(SendMessage("x"))
+            await trio.sleep_forever()
+    assert peer.got == ["sendmsg"]
+    assert trio.current_time() == 1.0
+
+
+async def test_saying_more_than_the_backlog_waits_and_stopping_wakes_it() -> None:
+    async with pumping() as pump:
+        with trio.move_on_after(100) as scope:
+            await pump.say(tone(3.0))
+        assert scope.cancelled_caught
+        assert pump.playout.queued == 2 * RATE_HZ
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_expect_the_end, pump)
+            await wait_all_tasks_blocked()
+            pump.stop()
+
+
+async def _expect_the_end(pump: Pump) -> None:
+    with pytest.raises(SessionEndedError):
+        await pump.say(tone(1.0))
+
+
+async def test_commands_wait_when_too_many_wait_for_a_socket() -> None:
+    async with pumping() as pump:
+        big = SendImageUrl("x" * (COMMAND_BYTES // 3))
+        with trio.move_on_after(10) as scope:
+            for _ in range(4):
+                await pump.command(big)
+        assert scope.cancelled_caught
+        peer = Peer()
+        pump.attach(peer)
+        await pump.command(big)
+        await trio.sleep(1)
+    assert len(peer.got) == 3
+
+
+async def test_a_detached_socket_that_is_no_longer_the_one_changes_nothing() -> None:
+    old, new = Peer(), Peer()
+    async with pumping(old) as pump:
+        pump.attach(new)
+        pump.detach(old)
+        await pump.command(SendMessage("x"))
+        await trio.sleep(1)
+    assert (old.got, new.got) == ([], ["sendmsg"])
