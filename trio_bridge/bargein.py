@@ -19,7 +19,7 @@ class BargeIn:
     _listening: EnergyVad | None = attrs.field(default=None, init=False)
 
     def hears(self, pieces: list[Piece], speaking: bool) -> bool:
-        """Whether somebody has just interrupted us; once for each stretch of our speech."""
+        """Whether somebody has just begun to speak while we do; once an utterance of theirs."""
         if not speaking or not self.onset_s:
             self._listening = None
             return False

@@ -34,14 +34,14 @@ def _setting(
     return attrs.field(
         default=default,
         repr=not secret,
-        converter=tuple if isinstance(default, tuple) else None,
-        validator=_validator(low, high, choices),
+        converter=_as_tuple if isinstance(default, tuple) else None,
+        validator=_validator(low, high, choices, secret),
         metadata={"text": text, "choices": choices, "metavar": metavar, "secret": secret},
     )
 
 
 def _validator(
-    low: float | None, high: float | None, choices: tuple[str, ...]
+    low: float | None, high: float | None, choices: tuple[str, ...], secret: bool
 ) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         name = attribute.name
@@ -52,14 +52,23 @@ def _validator(
         expected = str if isinstance(attribute.default, tuple) else kind
         if value is None and attribute.default is None:
             return
+        shown = "something else" if secret else repr(value)
         if not all(type(part) is expected for part in parts):
-            raise SettingsError(f"{name}: expected {_WORDS[expected]}, got {value!r}")
-        if (low is not None and value < low) or (high is not None and value > high):
-            raise SettingsError(f"{name}: expected {low:g} to {high:g}, got {value:g}")
+            raise SettingsError(f"{name}: expected {_WORDS[expected]}, got {shown}")
+        if expected is str and not all(part.strip() for part in parts):
+            raise SettingsError(f"{name}: expected {_WORDS[expected]}, got an empty one")
+        if low is not None and high is not None and not low <= value <= high:
+            raise SettingsError(f"{name}: expected {low:g} to {high:g}, got {shown}")
         if choices and value not in choices:
             raise SettingsError(f"{name}: expected {' or '.join(choices)}, got {value!r}")
 
     return check
+
+
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, str):  # one text is one item, never its letters
+        return (value,)
+    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -181,8 +190,6 @@ class Settings:
                 f"lead_ms: {self.lead_ms} is less than chunk_ms ({self.chunk_ms}); "
                 "raise lead_ms or lower chunk_ms"
             )
-        if not self.host or any(not text for text in (*self.token, *self.bot_name)):
-            raise SettingsError("host, token and bot_name: expected text, got an empty one")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -213,14 +220,21 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
     """
     file = flags.get("config") or environ.get(ENV_PREFIX + "CONFIG")
     values = _read_file(file) if file else {}
+    sources = {name: f"{file}: {name}" for name in values}
     for field in attrs.fields(Settings):
         variable = ENV_PREFIX + field.name.upper()
         if variable in environ:
-            values[field.name] = _parse(field, environ[variable], f"${variable}")
+            sources[field.name] = f"${variable}"
+            values[field.name] = _parse(field, environ[variable], sources[field.name])
         flag = flags.get(field.name)
         if flag is not None:
-            values[field.name] = _parse(field, flag, "--" + field.name.replace("_", "-"))
-    return Settings(**values)
+            sources[field.name] = "--" + field.name.replace("_", "-")
+            values[field.name] = _parse(field, flag, sources[field.name])
+    try:
+        return Settings(**values)
+    except SettingsError as error:
+        name, colon, why = str(error).partition(":")
+        raise SettingsError(sources.get(name, name) + colon + why) from error
 
 
 def settings_table() -> str:
@@ -252,7 +266,7 @@ def _parse(field: attrs.Attribute[Any], given: Any, source: str) -> Any:
     """What a flag or variable says, in the setting's type."""
     kind = _kind(field)
     if kind is tuple:
-        return tuple(given.split(",")) if isinstance(given, str) else tuple(given)
+        return tuple(filter(None, given.split(","))) if isinstance(given, str) else tuple(given)
     if not isinstance(given, str):
         return given
     if kind is bool:

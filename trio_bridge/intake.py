@@ -13,7 +13,7 @@ from trio_bridge.audio.pcm import Samples, from_pcm16, silence
 from trio_bridge.audio.resample import Quality, Resampler
 from trio_bridge.audio.speakers import OwnVoice, Speaker
 from trio_bridge.audio.timeline import RATE_HZ, Heard, Timeline
-from trio_bridge.wire.frames import AudioFrame, FrameError, decode_audio
+from trio_bridge.wire.frames import ODD_BYTE, AudioFrame, FrameError, decode_audio
 
 LONGEST_FRAME_S = 2.0
 """Real frames have 20 to 100 ms; what is longer is no live audio."""
@@ -76,7 +76,10 @@ class Intake:
 
     def _samples(self, frame: AudioFrame) -> Samples:
         channels = self.channels if frame.channels == 1 else frame.channels
-        pcm = frame.pcm[: len(frame.pcm) - len(frame.pcm) % (2 * channels)]
+        spare = len(frame.pcm) % (2 * channels)
+        if spare:
+            self.flawed[ODD_BYTE] += 1
+        pcm = frame.pcm[: len(frame.pcm) - spare]
         if len(pcm) > LONGEST_FRAME_S * frame.rate_hz * channels * 2:
             raise FrameError("longer than 2 s", 0)
         samples = from_pcm16(pcm, channels)

@@ -114,6 +114,7 @@ class Lane(Generic[T]):
         self._items.appendleft(item)
         self.queued += cost
         self.taken -= cost
+        self.peak = max(self.peak, self.queued)
         self.bell.ring()
 
     def flush(self) -> int:

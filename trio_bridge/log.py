@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 import unicodedata
 from collections.abc import MutableMapping
@@ -81,16 +82,17 @@ class JsonFormatter(logging.Formatter):
         return time.gmtime(seconds)
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{record.msecs:03.0f}Z",
             "level": record.levelname,
             "logger": record.name,
             "event": record.getMessage(),
-            **_fields(record),
         }
+        for name, value in _fields(record).items():
+            line[f"{name}_" if name in line else name] = _plain(value)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=repr)
+        return json.dumps(line)
 
 
 class TextFormatter(logging.Formatter):
@@ -101,7 +103,9 @@ class TextFormatter(logging.Formatter):
         fields = "".join(f" {k}={_shown(v)}" for k, v in _fields(record).items())
         line = head + printable(record.getMessage()) + fields
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            # Indented, so that no line of what somebody's text raised passes for one of ours.
+            lines = self.formatException(record.exc_info).split("\n")
+            line += "".join(f"\n  {printable(part)}" for part in lines)
         return line
 
 
@@ -122,8 +126,22 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {k: v for k, v in record.__dict__.items() if k not in _STANDARD}
 
 
+def _plain(value: object) -> object:
+    """``value`` as JSON has it; what JSON does not have as its repr."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return repr(value)
+
+
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
     text = printable(str(value))
-    return json.dumps(text, ensure_ascii=False) if " " in text or not text else text
+    ambiguous = not text or any(c.isspace() or c in '="' for c in text)
+    return json.dumps(text, ensure_ascii=False) if ambiguous else text

@@ -44,6 +44,10 @@ class Playout:
     """No more speech follows what is queued: it may go out as a short chunk."""
     _open: bool = attrs.field(default=False, init=False)
     """The last chunk sent was not the end of what is being said."""
+    _before: tuple[float, bool, int] = attrs.field(
+        default=(float("-inf"), False, 0), init=False
+    )
+    """What the last `take` changed, for `put_back`."""
     _ends_s: float = attrs.field(default=float("-inf"), init=False)
     """When the bot will have played everything sent."""
     _not_before_s: float = attrs.field(default=float("-inf"), init=False)
@@ -74,6 +78,7 @@ class Playout:
 
     def take(self, now_s: float) -> Samples:
         """The next chunk, float32 ``(n,)``; call it when `due_s` has come and send it."""
+        self._before = self._ends_s, self._open, self.starved
         if self._open and now_s > self._ends_s:
             self.starved += 1
         length = min(self.queued, round(self.chunk_s * RATE_HZ))
@@ -92,11 +97,11 @@ class Playout:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def put_back(self, samples: Samples) -> None:
-        """Undo `take`: the chunk never left."""
+        """Undo the last `take`: its chunk never left."""
         self._pieces.appendleft(samples)
         self.queued += len(samples)
         self.sent -= len(samples)
-        self._ends_s -= len(samples) / RATE_HZ
+        self._ends_s, self._open, self.starved = self._before
 
     def flush(self, now_s: float) -> int:
         """An interrupt: drop what is queued, count it and what the bot has not played yet.

@@ -62,6 +62,10 @@ def token_is_good(shown: str | None, accepted: tuple[str, ...]) -> bool:
     """Whether ``shown`` is one of ``accepted``; in a time that does not tell how nearly."""
     if not accepted:
         return True
-    given = (shown or "").encode()
-    good = [hmac.compare_digest(given, token.encode()) for token in accepted]
+    given = _bytes(shown or "")
+    good = [hmac.compare_digest(given, _bytes(token)) for token in accepted]
     return any(good)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # how Python reads the environment

@@ -1,0 +1,397 @@
+"""Settings: one definition for flag, variable and file key; one line for what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_bridge.config import ENV_PREFIX, Settings, add_flags, load_settings, settings_table
+from trio_bridge.errors import SettingsError
+
+FIELDS = tuple(attrs.fields(Settings))
+NAMES = [field.name for field in FIELDS]
+NUMBERS = [field.name for field in FIELDS if type(field.default) in (int, float)]
+LISTS = [field.name for field in FIELDS if isinstance(field.default, tuple)]
+FLOATS = [field.name for field in FIELDS if type(field.default) is float]
+
+COMPANIONS: dict[str, dict[str, Any]] = {
+    "chunk_ms": {"lead_ms": 5_000},
+    "lead_ms": {"chunk_ms": 20},
+}
+"""What must be set as well for the whole range of a setting to make sense."""
+
+
+def field_named(name: str) -> attrs.Attribute[Any]:
+    return next(field for field in FIELDS if field.name == name)
+
+
+def two_values(name: str) -> tuple[Any, Any]:
+    """A value that is not the default, and another one."""
+    field = field_named(name)
+    default = field.default
+    if field.metadata["choices"]:
+        return next(c for c in field.metadata["choices"] if c != default), default
+    if isinstance(default, tuple):
+        return ("first", "second one"), ("other",)
+    if isinstance(default, bool):
+        return not default, default
+    if isinstance(default, (int, float)):
+        return default + 1, default
+    return "192.0.2.7", "other.example"
+
+
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def as_arguments(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag_of(name) if value else flag_of("no_" + name)]
+    values = value if isinstance(value, tuple) else (value,)
+    return [f"{flag_of(name)}={one}" for one in values]
+
+
+def as_variable(name: str, value: Any) -> dict[str, str]:
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    return {ENV_PREFIX + name.upper(): text}
+
+
+def as_file(directory: Path, name: str, value: Any) -> list[str]:
+    path = directory / "settings.toml"
+    path.write_text(f"{name} = {json.dumps(value)}\n")
+    return ["--config", str(path)]
+
+
+def load(arguments: list[str], environ: dict[str, str] | None = None) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    return load_settings(vars(parser.parse_args(arguments)), environ or {})
+
+
+def refusal(*arguments: Any, **values: Any) -> str:
+    """The text of the `SettingsError`, which is always one line."""
+    with pytest.raises(SettingsError) as caught:
+        load(*arguments) if arguments else Settings(**values)
+    text = str(caught.value)
+    assert text
+    assert len(text.splitlines()) == 1
+    return text
+
+
+def limits_of(name: str) -> tuple[float, float]:
+    """The range of a number, as its own refusal states it."""
+    text = refusal(**{name: type(field_named(name).default)(10**12)})
+    match = re.search(r"expected (\S+) to (\S+), got", text)
+    assert match is not None, text
+    return float(match[1]), float(match[2])
+
+
+# -- where a value comes from ----------------------------------------------------------------
+
+
+def test_nothing_given_is_the_default_of_everything() -> None:
+    assert load([]) == Settings()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_wins_over_the_default(name: str, tmp_path: Path) -> None:
+    value, _ = two_values(name)
+    assert load(as_file(tmp_path, name, value)) == Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_variable_wins_over_the_file(name: str, tmp_path: Path) -> None:
+    value, other = two_values(name)
+    loaded = load(as_file(tmp_path, name, other), as_variable(name, value))
+    assert loaded == Settings(**{name: value})
+    assert load(as_file(tmp_path, name, value), as_variable(name, other)) == Settings(
+        **{name: other}
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_flag_wins_over_variable_and_file(name: str, tmp_path: Path) -> None:
+    for value, other in (two_values(name), two_values(name)[::-1]):
+        arguments = [*as_file(tmp_path, name, other), *as_arguments(name, value)]
+        assert load(arguments, as_variable(name, other)) == Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_overridden_value_changes_no_other_setting(name: str, tmp_path: Path) -> None:
+    value, _ = two_values(name)
+    loaded = load(as_arguments(name, value))
+    assert attrs.evolve(loaded, **{name: field_named(name).default}) == Settings()
+
+
+def test_the_file_may_be_named_by_a_variable_and_the_flag_wins(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.toml", tmp_path / "two.toml"
+    one.write_text("port = 1111\n")
+    two.write_text("port = 2222\n")
+    environ = {ENV_PREFIX + "CONFIG": str(one)}
+    assert load([], environ).port == 1111
+    assert load(["--config", str(two)], environ).port == 2222
+
+
+def test_a_file_may_set_everything_at_once(tmp_path: Path) -> None:
+    values = {name: two_values(name)[0] for name in NAMES}
+    path = tmp_path / "all.toml"
+    path.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items()))
+    assert load(["--config", str(path)]) == Settings(**values)
+
+
+def test_variables_of_other_programs_are_not_read() -> None:
+    assert load([], {"PORT": "1", "TRIO_PORT": "2", "port": "3", "HOST": "x"}) == Settings()
+
+
+@pytest.mark.parametrize("text", ["1", "true", "YES", "On", "0", "false", "NO", "Off"])
+def test_a_switch_takes_the_usual_words(text: str) -> None:
+    wanted = text.lower() in {"1", "true", "yes", "on"}
+    assert load([], {ENV_PREFIX + "ACK": text}).ack is wanted
+
+
+def test_a_whole_number_will_do_where_a_fraction_may_stand(tmp_path: Path) -> None:
+    path = tmp_path / "whole.toml"
+    path.write_text("grace_s = 20\nvad_threshold_dbfs = -30\n")
+    loaded = load(["--config", str(path)])
+    assert (loaded.grace_s, loaded.vad_threshold_dbfs) == (20.0, -30.0)
+
+
+def test_a_list_keeps_its_order_and_its_repetitions_replace_the_default() -> None:
+    assert load(["--bot-name", "Ä", "--bot-name", "B"]).bot_name == ("Ä", "B")
+
+
+# -- what is refused -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_both_ends_of_a_range_are_inside_and_the_next_value_is_not(name: str) -> None:
+    kind = type(field_named(name).default)
+    low, high = limits_of(name)
+    others = COMPANIONS.get(name, {})
+    for end, step in ((low, -1), (high, 1)):
+        assert getattr(Settings(**{name: kind(end)}, **others), name) == end
+        outside = kind(end) + (step if kind is int else step * 0.001)
+        text = refusal(**{name: outside}, **others)
+        assert text.startswith(name)
+        # "expected 1 to 1e+06, got 1e+06" tells nobody what is wrong
+        assert str(outside) in text
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_number_that_is_none_is_refused(name: str, value: str) -> None:
+    assert name in refusal([], {ENV_PREFIX + name.upper(): value}).lower()
+    assert name in refusal(**{name: float(value)})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["", "x", "1,5", "0x10", "1 2", "\n", "٣ x", "1e"])
+def test_text_that_is_no_number_names_variable_or_flag(name: str, text: str) -> None:
+    variable = ENV_PREFIX + name.upper()
+    assert variable in refusal([], {variable: text})
+    assert flag_of(name) in refusal([f"{flag_of(name)}={text}"])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if field_named(n).metadata["choices"]])
+def test_a_choice_that_there_is_not_lists_those_there_are(name: str) -> None:
+    text = refusal([f"{flag_of(name)}=no-such\nthing"])
+    assert name in text.replace("-", "_")
+    for choice in field_named(name).metadata["choices"]:
+        assert choice in text
+
+
+@pytest.mark.parametrize("source", ["flag", "variable", "file"])
+@pytest.mark.parametrize(("name", "bad"), [("port", 70_000), ("layout", "x"), ("lead_ms", 5)])
+def test_a_refusal_says_where_the_value_came_from(
+    source: str, name: str, bad: Any, tmp_path: Path
+) -> None:
+    if source == "flag":
+        assert flag_of(name) in refusal(as_arguments(name, bad))
+    elif source == "variable":
+        assert ENV_PREFIX + name.upper() in refusal([], as_variable(name, bad))
+    else:
+        text = refusal(as_file(tmp_path, name, bad))
+        assert name in text
+        assert "settings.toml" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_of_the_wrong_kind_in_the_file_is_one_line_that_names_it(
+    name: str, tmp_path: Path
+) -> None:
+    default = field_named(name).default
+    path = tmp_path / "wrong.toml"
+    for text in ("1", "2.5", "true", '"x"', "[]", "[1]", '["x", 1]', "{}", "2020-01-01"):
+        path.write_text(f"{name} = {text}\n")
+        try:
+            value = getattr(load(["--config", str(path)]), name)
+        except SettingsError as error:
+            assert name in str(error), text
+            assert len(str(error).splitlines()) == 1
+        else:
+            right = type(value) is type(default) or (default is None and type(value) is str)
+            whole = type(default) is float and type(value) is int
+            assert right or whole, (text, value)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_one_text_where_a_list_may_stand_is_a_list_of_one_or_refused(
+    name: str, tmp_path: Path
+) -> None:
+    """Never its letters: a token ``hunter2`` would let in everybody who shows ``h``."""
+    for attempt in (
+        lambda: load(as_file(tmp_path, name, "hunter2")),
+        lambda: Settings(**{name: "hunter2"}),
+    ):
+        try:
+            value = getattr(attempt(), name)
+        except SettingsError as error:
+            assert name in str(error)
+        else:
+            assert value == ("hunter2",)
+
+
+@pytest.mark.parametrize("name", ["host", *LISTS])
+def test_an_empty_text_is_refused_by_name(name: str) -> None:
+    """An empty speaker id would mute everybody whom the platform gives none."""
+    assert refusal(**{name: ("",) if name in LISTS else ""}).startswith(name)
+
+
+def test_a_blank_name_of_ours_is_refused() -> None:
+    """Names are compared with their ends stripped: a blank one is everybody's without one."""
+    assert refusal(bot_name=("Helper", " ")).startswith("bot_name")
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_an_empty_variable_never_means_a_list_with_an_empty_text(name: str) -> None:
+    """A compose file with ``TRIO_BRIDGE_BOT_SPEAKER_ID=`` left empty."""
+    try:
+        value = getattr(load([], {ENV_PREFIX + name.upper(): ""}), name)
+    except SettingsError as error:
+        assert name in str(error).lower()
+    else:
+        assert "" not in value
+
+
+def test_a_lead_shorter_than_a_chunk_says_how_to_mend_it() -> None:
+    text = refusal(["--lead-ms", "60", "--chunk-ms", "80"])
+    assert "60" in text
+    assert "80" in text
+    assert "raise lead_ms or lower chunk_ms" in text
+    assert Settings(lead_ms=80, chunk_ms=80).lead_ms == 80
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"port = \n", "not TOML"),
+        (b"\xff\xfe", "not TOML"),
+        (b"port = 1\nport = 2\n", "not TOML"),
+        (b"prot = 8080\n", "'prot'"),
+        (b"[server]\nport = 8080\n", "'server'"),
+        (b'"a\\nb" = 1\n', "no setting"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(content: bytes, part: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    text = refusal(["--config", str(path)])
+    assert "bad.toml" in text
+    assert part in text
+
+
+def test_a_file_that_is_not_there_or_a_directory_is_named(tmp_path: Path) -> None:
+    assert "No such file" in refusal(["--config", str(tmp_path / "none.toml")])
+    assert str(tmp_path) in refusal(["--config", str(tmp_path)])
+
+
+@given(
+    st.sampled_from(NAMES),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
+    | st.lists(st.text() | st.integers(), max_size=3)
+    | st.dictionaries(st.text(), st.integers(), max_size=2),
+)  # fmt: skip
+def test_any_value_makes_settings_or_one_line(name: str, value: Any) -> None:
+    try:
+        made = Settings(**{name: value})
+    except SettingsError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        kept = getattr(made, name)
+        assert not isinstance(kept, float) or math.isfinite(kept)
+
+
+# -- secrets ---------------------------------------------------------------------------------
+
+
+def test_a_token_is_in_no_repr() -> None:
+    settings = Settings(token=("s3cret", "other-one"))
+    assert "s3cret" not in repr(settings)
+    assert "other-one" not in str(settings)
+    assert settings.token == ("s3cret", "other-one")
+
+
+@pytest.mark.parametrize("token", [["s3cret", 5], ["s3cret", ""], ["s3cret", ["x"]]])
+def test_a_token_is_in_no_refusal(token: list[Any]) -> None:
+    assert "s3cret" not in refusal(token=tuple(token))
+
+
+def test_a_token_in_a_broken_file_is_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text('token = ["s3cret"\nport = \n')
+    assert "s3cret" not in refusal(["--config", str(path)])
+
+
+# -- what is shown ---------------------------------------------------------------------------
+
+
+def test_help_shows_every_flag_with_its_text_and_default() -> None:
+    parser = argparse.ArgumentParser(
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=10_000)
+    )
+    add_flags(parser)
+    text = parser.format_help()
+    for field in FIELDS:
+        line = next(
+            line for line in text.splitlines() if line.strip().startswith(flag_of(field.name))
+        )
+        assert field.metadata["text"] in line or field.metadata["text"] in text
+        if field.default not in (None, ()):
+            shown = field.default
+            shown = ", ".join(shown) if isinstance(shown, tuple) else shown
+            shown = "on" if shown is True else shown
+            assert f"[{shown}]" in text
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_quantity_says_its_unit(name: str) -> None:
+    text = field_named(name).metadata["text"]
+    unit = {"ms": "ms ", "s": "seconds ", "dbfs": "dBFS "}.get(name.rpartition("_")[2])
+    if unit is not None:
+        assert text.startswith(unit)
+
+
+def test_the_table_has_one_row_of_three_cells_a_setting() -> None:
+    heading, rule, *rows = settings_table().splitlines()
+    assert (heading.count("|"), rule) == (4, "|---|---|---|")
+    assert [row.split("`")[1] for row in rows] == [flag_of(name) for name in NAMES]
+    for row, field in zip(rows, FIELDS, strict=True):
+        assert row.count("|") == 4
+        assert row.endswith(f" {field.metadata['text']} |")
+    assert "| `--port` | 8080 |" in settings_table()
+    assert "| `--ack` | on |" in settings_table()
+    assert "| `--agent` |  |" in settings_table()
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
