@@ -154,7 +154,7 @@ class Room:
 
     async def audio(self, bot_id: str = BOT) -> Channel:
         channel = await self.join("/bridge/audio", bot_id)
-        assert (await channel.ws.get_message()).startswith('{"type": "ack"')
+        assert json.loads(await channel.ws.get_message())["type"] == "ack"
         return channel
 
 

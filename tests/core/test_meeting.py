@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -108,7 +109,7 @@ async def test_60_s_of_two_overlapping_speakers_have_the_length_of_the_meeting(
         async with trio.open_nursery() as nursery:
             for who, level in (("alice", 0.25), ("bruno", 0.5)):
                 sound = np.full(60 * RATE_HZ, level, np.float32)
-                nursery.start_soon(lambda w=who, s=sound: audio.hear(w, s, frame_ms=frame_ms))
+                nursery.start_soon(partial(audio.hear, who, sound, frame_ms=frame_ms))
         lasted_s = trio.current_time() - began_s + frame_ms / 1000
         await wait_all_tasks_blocked()
         heard_s = sum(chunk.duration_s for chunk in mixed)

@@ -1,4 +1,4 @@
-"""Playout: speech leaves at absolute deadlines, never too early, never too late, all counted."""
+"""Playout: speech leaves at absolute deadlines, not too early, not too late, all counted."""
 
 from __future__ import annotations
 

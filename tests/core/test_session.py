@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto.events import BytesMessage
 
 from tests.core.rooms import BOT, Channel, Room, bridge, listener, quiet, tone
 from trio_bridge.errors import SessionEndedError
@@ -167,10 +168,8 @@ async def test_an_agent_may_wrap_up_after_its_meeting_and_is_then_cancelled() ->
         await audio.leave()
         left_s = trio.current_time()
         await room.server.registry.empty()
-    assert [(what, at_s - left_s) for what, at_s in ended] == [
-        ("iterator", pytest.approx(0.0, abs=0.01)),
-        ("cancelled", pytest.approx(2.0, abs=0.01)),
-    ]
+    assert [what for what, _ in ended] == ["iterator", "cancelled"]
+    assert [at_s - left_s for _, at_s in ended] == pytest.approx([0.0, 2.0], abs=0.01)
 
 
 async def test_speech_after_the_meeting_is_told_that_nobody_is_left() -> None:
@@ -302,7 +301,7 @@ async def test_a_token_lets_in_and_its_absence_does_not(path: str) -> None:
         assert room.server.served == 1
 
 
-BAD_FRAMES = [
+BAD_FRAMES: list[tuple[str | bytes, str]] = [
     (b"", "short"),
     (b"\x01\x00", "short"),
     (b"\x02" + bytes(30), "unknown type"),
@@ -436,9 +435,7 @@ async def test_legacy_text_frames_and_fragmented_ones_are_heard_too() -> None:
         assert room.session.ledger.received == 3 + 960
 
 
-def _fragment(payload: bytes, *, opening: bool) -> object:
-    from wsproto.events import BytesMessage
-
+def _fragment(payload: bytes, *, opening: bool) -> BytesMessage:
     return BytesMessage(data=payload, message_finished=not opening)
 
 

@@ -187,7 +187,7 @@ def _decode_headed(data: bytes) -> AudioFrame:
         speaker_id,
         speaker_name,
         pcm,
-        timestamp_ms=stamp if isinstance(stamp, int) else None,
+        timestamp_ms=stamp if type(stamp) is int else None,  # True is an int
         flaws=flaws,
     )
 

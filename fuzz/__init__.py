@@ -1,0 +1,1 @@
+"""Fuzz targets for everything that reads a stranger's bytes. See README.md."""
