@@ -7,17 +7,21 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NoReturn
 
 import trio
 
 from trio_bridge.agents import FoundAgent, find_agent
 from trio_bridge.config import Settings, add_flags, load_settings
-from trio_bridge.errors import BridgeError
+from trio_bridge.errors import BridgeError, SettingsError
 from trio_bridge.log import set_up_logging
 from trio_bridge.server import Address, Server
 
 USAGE_EXIT = 2
 """What was asked for cannot be done; one line on stderr says why and what to do."""
+
+INTERRUPTED_EXIT = 130
+"""Ctrl-C before there was anything to end: the shell's number for it."""
 
 EPILOG = """commands:
   simulate ws://HOST:PORT   a MeetStream bot that tests any server (simulate --help)
@@ -31,6 +35,7 @@ TOML file that --config names (lead_ms = 300); a flag wins over a variable, that
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names; returns the exit status. Ctrl-C is a clean end."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    status = USAGE_EXIT
     commands: dict[str, Callable[[list[str]], int]] = {"simulate": _simulate, "demo": _demo}
     command = commands.get(arguments[0]) if arguments else None
     try:
@@ -44,7 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"trio_bridge: {leaf}\n")
     except* KeyboardInterrupt:
         sys.stderr.write("trio_bridge: interrupted\n")
-    return USAGE_EXIT
+        status = INTERRUPTED_EXIT
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line about what is wrong, and not the usage of thirty flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; see --help")
 
 
 def _simulate(arguments: list[str]) -> int:
@@ -60,7 +73,7 @@ def _demo(arguments: list[str]) -> int:
 
 
 def _serve(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m trio_bridge",
         description="Bridge MeetStream meeting bots to an AI agent: bots connect to "
         "ws://HOST:PORT/bridge and /bridge/audio.",

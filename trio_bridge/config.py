@@ -266,7 +266,12 @@ def _parse(field: attrs.Attribute[Any], given: Any, source: str) -> Any:
     """What a flag or variable says, in the setting's type."""
     kind = _kind(field)
     if kind is tuple:
-        return tuple(filter(None, given.split(","))) if isinstance(given, str) else tuple(given)
+        items = (
+            tuple(filter(None, given.split(","))) if isinstance(given, str) else tuple(given)
+        )
+        if field.metadata["secret"] and not items:  # a variable left empty must open no door
+            raise SettingsError(f"{source}: is empty; set it, or unset it to let everybody in")
+        return items
     if not isinstance(given, str):
         return given
     if kind is bool:

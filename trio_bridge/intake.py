@@ -77,11 +77,11 @@ class Intake:
     def _samples(self, frame: AudioFrame) -> Samples:
         channels = self.channels if frame.channels == 1 else frame.channels
         spare = len(frame.pcm) % (2 * channels)
-        if spare:
-            self.flawed[ODD_BYTE] += 1
         pcm = frame.pcm[: len(frame.pcm) - spare]
         if len(pcm) > LONGEST_FRAME_S * frame.rate_hz * channels * 2:
             raise FrameError("longer than 2 s", 0)
+        if spare and ODD_BYTE not in frame.flaws:
+            self.flawed[ODD_BYTE] += 1
         samples = from_pcm16(pcm, channels)
         if frame.rate_hz == RATE_HZ:
             return samples

@@ -216,7 +216,9 @@ def _address_of(listener: Listener) -> Address:
 
 async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     try:
-        return await trio.open_tcp_listeners(port, host=host)
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except UnicodeError as exc:
+        raise SettingsError(f"{host!r} is not a host name: choose another --host") from exc
     except OSError as exc:
         known = {
             errno.EADDRINUSE: "is in use: stop what listens there or choose another --port",
@@ -225,3 +227,8 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
         }
         why = known.get(exc.errno or 0, f"cannot be listened on: {exc.strerror or exc}")
         raise SettingsError(f"{host}:{port} {why}") from exc
+    if port:
+        return listeners
+    for other in listeners[1:]:  # each address would have a port of its own
+        await other.aclose()
+    return listeners[:1]

@@ -6,8 +6,9 @@ import argparse
 import json
 import math
 import re
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from trio_bridge.config import ENV_PREFIX, Settings, add_flags, load_settings, settings_table
 from trio_bridge.errors import SettingsError
 
-FIELDS = tuple(attrs.fields(Settings))
+FIELDS = cast("tuple[attrs.Attribute[Any], ...]", attrs.fields(Settings))
 NAMES = [field.name for field in FIELDS]
 NUMBERS = [field.name for field in FIELDS if type(field.default) in (int, float)]
 LISTS = [field.name for field in FIELDS if isinstance(field.default, tuple)]
@@ -89,7 +90,8 @@ def refusal(*arguments: Any, **values: Any) -> str:
 
 def limits_of(name: str) -> tuple[float, float]:
     """The range of a number, as its own refusal states it."""
-    text = refusal(**{name: type(field_named(name).default)(10**12)})
+    kind: Any = type(field_named(name).default)
+    text = refusal(**{name: kind(10**12)})
     match = re.search(r"expected (\S+) to (\S+), got", text)
     assert match is not None, text
     return float(match[1]), float(match[2])
@@ -129,7 +131,8 @@ def test_a_flag_wins_over_variable_and_file(name: str, tmp_path: Path) -> None:
 def test_an_overridden_value_changes_no_other_setting(name: str, tmp_path: Path) -> None:
     value, _ = two_values(name)
     loaded = load(as_arguments(name, value))
-    assert attrs.evolve(loaded, **{name: field_named(name).default}) == Settings()
+    back: dict[str, Any] = {name: field_named(name).default}
+    assert attrs.evolve(loaded, **back) == Settings()
 
 
 def test_the_file_may_be_named_by_a_variable_and_the_flag_wins(tmp_path: Path) -> None:
@@ -174,7 +177,7 @@ def test_a_list_keeps_its_order_and_its_repetitions_replace_the_default() -> Non
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_both_ends_of_a_range_are_inside_and_the_next_value_is_not(name: str) -> None:
-    kind = type(field_named(name).default)
+    kind: Any = type(field_named(name).default)
     low, high = limits_of(name)
     others = COMPANIONS.get(name, {})
     for end, step in ((low, -1), (high, 1)):
@@ -248,12 +251,11 @@ def test_one_text_where_a_list_may_stand_is_a_list_of_one_or_refused(
     name: str, tmp_path: Path
 ) -> None:
     """Never its letters: a token ``hunter2`` would let in everybody who shows ``h``."""
-    for attempt in (
-        lambda: load(as_file(tmp_path, name, "hunter2")),
-        lambda: Settings(**{name: "hunter2"}),
-    ):
+    given: dict[str, Any] = {name: "hunter2"}
+    arguments = as_file(tmp_path, name, "hunter2")
+    for make in (partial(load, arguments), partial(Settings, **given)):
         try:
-            value = getattr(attempt(), name)
+            value = getattr(make(), name)
         except SettingsError as error:
             assert name in str(error)
         else:
@@ -280,6 +282,13 @@ def test_an_empty_variable_never_means_a_list_with_an_empty_text(name: str) -> N
         assert name in str(error).lower()
     else:
         assert "" not in value
+
+
+@pytest.mark.parametrize("text", ["", ",", " "])
+def test_a_token_left_empty_is_refused_and_opens_no_door(text: str, tmp_path: Path) -> None:
+    """A secret that was not filled in must not undo the file's token: no token lets all in."""
+    arguments = as_file(tmp_path, "token", ["s3cret"])
+    assert "TOKEN" in refusal(arguments, {ENV_PREFIX + "TOKEN": text})
 
 
 def test_a_lead_shorter_than_a_chunk_says_how_to_mend_it() -> None:
@@ -355,21 +364,18 @@ def test_a_token_in_a_broken_file_is_not_shown(tmp_path: Path) -> None:
 
 
 def test_help_shows_every_flag_with_its_text_and_default() -> None:
-    parser = argparse.ArgumentParser(
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=10_000)
-    )
+    wide = partial(argparse.HelpFormatter, width=10_000, max_help_position=60)
+    parser = argparse.ArgumentParser(formatter_class=wide)
     add_flags(parser)
-    text = parser.format_help()
+    lines = [line.strip() for line in parser.format_help().splitlines()]
     for field in FIELDS:
-        line = next(
-            line for line in text.splitlines() if line.strip().startswith(flag_of(field.name))
-        )
-        assert field.metadata["text"] in line or field.metadata["text"] in text
-        if field.default not in (None, ()):
-            shown = field.default
-            shown = ", ".join(shown) if isinstance(shown, tuple) else shown
-            shown = "on" if shown is True else shown
-            assert f"[{shown}]" in text
+        flag = re.compile(re.escape(flag_of(field.name)) + r"[ ,]")
+        (line,) = [line for line in lines if flag.match(line)]
+        shown = field.default
+        shown = ", ".join(shown) if isinstance(shown, tuple) else shown
+        shown = "on" if shown is True else shown
+        default = f" [{shown}]" if field.default not in (None, ()) else ""
+        assert line.endswith(f"  {field.metadata['text']}{default}")
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -167,6 +167,15 @@ def test_half_a_stereo_sample_is_a_flaw_like_half_a_mono_one() -> None:
     assert sum(taken.flawed.values()) == 1
 
 
+def test_a_flaw_counts_once_a_frame_and_only_for_frames_that_were_heard() -> None:
+    taken = intake(channels=2)
+    taken.take(frame(data=pcm(2 * 960 + 1)) + b"\x00", 0.0)  # half a sample, half a pair
+    assert taken.flawed == {"odd byte": 1}
+    with pytest.raises(FrameError):
+        taken.take(frame(data=pcm(2 * 2 * RATE_HZ + 3)), 0.02)
+    assert taken.flawed == {"odd byte": 1}
+
+
 # -- lengths, rates and channels -------------------------------------------------------------
 
 
