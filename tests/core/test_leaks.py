@@ -86,7 +86,7 @@ async def test_a_thousand_meetings_leave_no_task_socket_thread_or_session() -> N
             await settled()
             gc.collect()
             tasks = trio.lowlevel.current_statistics().tasks_living
-            files, threads = open_files(), threading.active_count()
+            files, threads = open_files(), set(threading.enumerate())
 
             async with trio.open_nursery() as bots:
                 for number in range(CYCLES):
@@ -95,7 +95,8 @@ async def test_a_thousand_meetings_leave_no_task_socket_thread_or_session() -> N
             gc.collect()
             assert len(server.registry) == server.registry.running == 0
             assert trio.lowlevel.current_statistics().tasks_living == tasks
-            assert threading.active_count() == threads
+            # Not equal: a worker that Trio kept from an earlier test may end meanwhile.
+            assert set(threading.enumerate()) <= threads
             assert open_files() == files
             assert server.served > CYCLES * 0.9
             nursery.cancel_scope.cancel()
