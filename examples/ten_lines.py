@@ -1,7 +1,5 @@
 """An agent: answers chat with chat, and says back what it hears."""
 
-import trio
-
 import trio_bridge as tb
 
 
@@ -17,4 +15,4 @@ async def agent(meeting: tb.Meeting) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(tb.serve, agent)
+    tb.run(agent)

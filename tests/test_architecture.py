@@ -21,6 +21,7 @@ LAYERS = (
     {"server"},
     {"simulator"},
     {"demo"},
+    {"cli"},
     {"__init__", "__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,5 +1,6 @@
 """A Trio bridge between MeetStream meeting bots and AI agents."""
 
+from trio_bridge.cli import run
 from trio_bridge.config import Settings
 from trio_bridge.errors import (
     BridgeError,
@@ -47,5 +48,6 @@ __all__ = [
     "UserMessage",
     "Utterance",
     "WireError",
+    "run",
     "serve",
 ]

@@ -8,7 +8,12 @@ import trio
 
 from trio_bridge.config import Settings
 from trio_bridge.edge.socket import Socket
-from trio_bridge.errors import HandshakeError, SessionEndedError, SocketClosedError
+from trio_bridge.errors import (
+    AgentFailedError,
+    HandshakeError,
+    SessionEndedError,
+    SocketClosedError,
+)
 from trio_bridge.log import Throttle
 from trio_bridge.registry import Registry
 from trio_bridge.routes import Route
@@ -17,7 +22,7 @@ from trio_bridge.wire.hello import Hello, parse_hello
 
 log = logging.getLogger(__name__)
 
-POLICY = 1008
+POLICY, FAILED = 1008, 1011
 
 
 async def serve_channel(
@@ -42,6 +47,8 @@ async def serve_channel(
         if settings.ack:
             await socket.send(Ack(route.kind).encode(hello.bot_id))
         await socket.close(*await _lend(socket, route, registry, hello))
+    except AgentFailedError as error:
+        await socket.close(FAILED, str(error))
     except SocketClosedError:  # between the hello and the meeting; a retry will come
         return
 
@@ -71,5 +78,5 @@ async def _lend(
         session = registry.join(hello.bot_id)
         try:
             return await session.serve_channel(route.kind, socket)
-        except SessionEndedError:  # it ended in this very moment: the next one is new
+        except SessionEndedError:  # it ended in this very moment: look again
             await trio.lowlevel.checkpoint()

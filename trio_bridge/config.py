@@ -8,6 +8,7 @@ file, the file over the default. Knows no I/O but reading that file.
 from __future__ import annotations
 
 import argparse
+import difflib
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -297,5 +298,7 @@ def _read_file(path: str) -> dict[str, Any]:
     known = {field.name for field in attrs.fields(Settings)}
     for name in values:
         if name not in known:
-            raise SettingsError(f"--config {path}: no setting is called {name!r}; see --help")
+            near = difflib.get_close_matches(name.replace("-", "_"), known, 1)
+            hint = f"did you mean {near[0]}?" if near else "see --help; there are no tables"
+            raise SettingsError(f"--config {path}: no setting is called {name!r}; {hint}")
     return values

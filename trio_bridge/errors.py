@@ -40,5 +40,9 @@ class SessionEndedError(BridgeError):
     """The meeting ended between being looked up and being joined, or while it was used."""
 
 
+class AgentFailedError(SessionEndedError):
+    """The meeting's agent failed a moment ago; its bot is not let in again so soon."""
+
+
 class SettingsError(BridgeError):
     """A setting, file or name given by the operator cannot be used; the text says the mend."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import attrs
 import trio
 
+from trio_bridge.errors import AgentFailedError
 from trio_bridge.lanes import Bell
 from trio_bridge.session import Session
+
+FAILURE_PAUSE_S = 5.0
+"""How long a bot whose agent failed is refused: shorter than the 10 s after which bots were
+seen to retry, long enough for the other channel of the same attempt."""
 
 
 @attrs.define(eq=False)
@@ -18,6 +24,7 @@ class Registry:
     nursery: trio.Nursery
     make_session: Callable[[str], Session]
     _sessions: dict[str, Session] = attrs.field(factory=dict, init=False)
+    _failed_s: dict[str, float] = attrs.field(factory=dict, init=False)
     _running: int = attrs.field(default=0, init=False)
     _bell: Bell = attrs.field(factory=Bell, init=False)
 
@@ -40,21 +47,41 @@ class Registry:
     def join(self, bot_id: str) -> Session:
         """The running session of ``bot_id``, started if need be.
 
+        Raises:
+            AgentFailedError: its agent failed less than `FAILURE_PAUSE_S` ago. The bot's second
+                channel comes just then, and must not start what has just failed.
+
         Not async on purpose: with no checkpoint between the look-up and the insert, two
         channels that arrive together cannot create two sessions, and no lock is needed.
         """
         session = self._sessions.get(bot_id)
         if session is None or session.over:
+            now_s = trio.current_time()
+            if session is not None and session.failed:
+                self._failed_s[bot_id] = now_s
+            if now_s < self._failed_s.get(bot_id, -math.inf) + FAILURE_PAUSE_S:
+                raise AgentFailedError("the agent failed")
             session = self._sessions[bot_id] = self.make_session(bot_id)
             self._running += 1
             self.nursery.start_soon(self._run, session, name=f"meeting {bot_id}")
         return session
+
+    def _remember_failure(self, bot_id: str) -> None:
+        now_s = trio.current_time()
+        self._failed_s = {
+            other: at_s
+            for other, at_s in self._failed_s.items()
+            if now_s < at_s + FAILURE_PAUSE_S
+        }
+        self._failed_s[bot_id] = now_s
 
     async def _run(self, session: Session) -> None:
         try:
             await session.run()
         finally:
             self._running -= 1
+            if session.failed:
+                self._remember_failure(session.bot_id)
             if self._sessions.get(session.bot_id) is session:
                 del self._sessions[session.bot_id]
             self._bell.ring()

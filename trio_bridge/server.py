@@ -31,6 +31,7 @@ Listener = trio.abc.Listener[trio.SocketStream]
 
 HELLO_SLACK_S = 2.0
 """Between our own deadline for the hello, which can say why, and the edge's, which cannot."""
+UPGRADE = (("upgrade", "websocket"), ("connection", "upgrade"))
 GOODBYE_S = 3.0
 """What is left of a cancelled server: time to say Close 1001 to every socket."""
 
@@ -160,6 +161,8 @@ class Server:
 
     async def _answer(self, request: Request) -> Response:
         await trio.lowlevel.checkpoint()
+        if read_route(request.path) is not None:
+            return Response(426, b"a bot connects here with a WebSocket\n", headers=UPGRADE)
         if request.path not in ("/health", "/ready"):
             return Response(404, b"try /health; bots connect to /bridge and /bridge/audio\n")
         if request.method not in ("GET", "HEAD"):

@@ -111,6 +111,11 @@ class Session:
         return self._over.is_set()
 
     @property
+    def failed(self) -> bool:
+        """It ended because something of ours, or the agent, failed."""
+        return self.over and self._verdict[0] == FAILED
+
+    @property
     def ledger(self) -> Ledger:
         """Where every sample went, as of now."""
         return read_ledger(self.intake, self.audience, self.pump.playout)

@@ -238,7 +238,7 @@ async def test_a_token_given_to_a_process_is_never_written() -> None:
         (["--no-such-flag", "1"], ["--no-such-flag"]),
         (["--config", "no-such-file.toml"], ["no-such-file.toml", "No such file"]),
         (["--config", "broken.toml"], ["broken.toml", "not TOML"]),
-        (["--config", "unknown.toml"], ["unknown.toml", "prot", "--help"]),
+        (["--config", "unknown.toml"], ["unknown.toml", "prot", "did you mean port?"]),
         (["--config", "letters.toml"], ["token"]),
     ],
     ids=lambda value: "".join(value) if value[0].startswith("--") else "",
@@ -332,9 +332,12 @@ async def test_health_and_readiness_are_json_and_say_how_many_meetings_there_are
 
 async def test_other_requests_are_told_what_there_is() -> None:
     async with serving(Settings(port=0)) as (_, address):
-        for target in ("/", "/bridge", "/bridge/audio", "/health/", "/HEALTH", "/t/x/health"):
+        for target in ("/", "/health/", "/HEALTH", "/t/x/health"):
             answer = await ask(address.port, target)
             assert (answer.status, b"/health" in answer.body) == (404, True)
+        for target in ("/bridge", "/bridge/audio", "/t/x/bridge"):
+            answer = await ask(address.port, target)
+            assert (answer.status, answer.headers["upgrade"]) == (426, "websocket")
         for method in ("POST", "PUT", "DELETE"):
             answer = await ask(address.port, "/health", "Content-Length: 0", method=method)
             assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")

@@ -139,6 +139,25 @@ async def test_an_agent_that_raises_ends_its_own_meeting_only(
     assert failure.exc_info is not None
 
 
+async def test_an_agent_that_raises_at_once_is_started_once_and_again_after_a_pause() -> None:
+    async def agent(_: Meeting) -> None:
+        raise RuntimeError("no key for the model")
+
+    async with bridge(agent) as room:
+        for attempt in (1, 2):
+            for path in ("/bridge", "/bridge/audio", "/bridge"):
+                channel = await room.join(path)
+                assert await channel.closed() == (1011, "the agent failed")
+            assert room.server.served == attempt
+            await trio.sleep(10)
+        for number in range(100):  # nor are those of other bots remembered for ever
+            await (await room.join("/bridge", str(number))).closed()
+        await trio.sleep(10)
+        await (await room.join("/bridge")).closed()
+        await trio.sleep(1)
+        assert len(room.server.registry._failed_s) == 1
+
+
 async def test_an_agent_that_returns_leaves_its_meeting_running() -> None:
     async def agent(meeting: Meeting) -> None:
         await meeting.chat("hello and goodbye")

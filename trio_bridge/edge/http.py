@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 
 import attrs
 import h11
@@ -15,6 +16,7 @@ from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.edge.transport import linger
 
 _BODY_READ_BYTES = 16 << 10
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 _BODILESS = frozenset({204, 304})
 
 _log = logging.getLogger("trio_bridge.edge")
@@ -145,7 +147,8 @@ async def send_response(
     if last:
         headers.append(("connection", "close"))
     # The constructor is what refuses a header with a line break, before `conn` moves on.
-    head = h11.Response(status_code=response.status, headers=headers)
+    reason = _PHRASES.get(response.status, b"")
+    head = h11.Response(status_code=response.status, headers=headers, reason=reason)
     data = conn.send(head)
     if response.body and method != "HEAD" and response.status not in _BODILESS:
         data += conn.send(h11.Data(data=response.body))

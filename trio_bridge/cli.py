@@ -1,0 +1,154 @@
+"""The command line: the server itself, ``simulate`` and ``demo``, and `run` for one's own.
+
+The only place that reads the environment, sets up logging and takes signals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import NoReturn
+
+import attrs
+import trio
+
+from trio_bridge.config import ENV_PREFIX, Settings, add_flags, load_settings
+from trio_bridge.errors import BridgeError, SettingsError
+from trio_bridge.log import set_up_logging
+from trio_bridge.meeting import Agent
+from trio_bridge.server import Address, Server
+
+log = logging.getLogger(__name__)
+
+USAGE_EXIT = 2
+"""What was asked for cannot be done; one line on stderr says why and what to do."""
+INTERRUPTED_EXIT = 130
+"""Ctrl-C before there was anything to end: the shell's number for it."""
+
+COMMANDS = """commands:
+  simulate ws://HOST:PORT   a MeetStream bot that tests any server (simulate --help)
+  demo                      a short conversation on this machine   (demo --help)
+
+"""
+EPILOG = """Every flag is also a variable (--lead-ms: TRIO_BRIDGE_LEAD_MS) and a key of the
+TOML file that --config names (lead_ms = 300). A flag wins over a variable, that over the file.
+Ctrl-C ends at once, SIGTERM after --drain-s; both tell every bot Close 1001.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` names; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], int]] = {"simulate": _simulate, "demo": _demo}
+    command = commands.get(arguments[0]) if arguments else None
+    if command is not None:
+        return _guarded(lambda: command(arguments[1:]))
+    parser = _parser("python -m trio_bridge", COMMANDS + EPILOG, "[simulate | demo] [flags]")
+    return _guarded(lambda: _serve(parser, arguments, None))
+
+
+def run(agent: Agent, argv: Sequence[str] | None = None) -> NoReturn:
+    """A whole program around ``agent``: flags, environment, logs, signals, one-line errors.
+
+    The last line of a script, as ``tb.run(agent)``: it takes the same flags as
+    ``python -m trio_bridge`` and leaves the process with the same statuses.
+
+    Raises:
+        SystemExit: always; 0 after a clean end.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(None, EPILOG, "[flags]")
+    raise SystemExit(_guarded(lambda: _serve(parser, arguments, agent)))
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line about what is wrong, and not the usage of thirty flags before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; see --help")
+
+
+def _parser(prog: str | None, epilog: str, usage: str) -> _Parser:
+    parser = _Parser(
+        prog=prog,
+        usage=f"%(prog)s {usage}",
+        description="Bridge MeetStream meeting bots to an AI agent: bots connect to "
+        "ws://HOST:PORT/bridge and /bridge/audio.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_flags(parser)
+    return parser
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    """The status of ``command``; what it raises on purpose is one line on stderr."""
+    status = USAGE_EXIT
+    try:
+        return command()
+    except* BridgeError as failures:
+        leaf: BaseException = failures
+        while isinstance(leaf, BaseExceptionGroup):
+            leaf = leaf.exceptions[0]
+        sys.stderr.write(f"trio_bridge: {leaf}\n")
+    except* KeyboardInterrupt:
+        sys.stderr.write("trio_bridge: interrupted\n")
+        status = INTERRUPTED_EXIT
+    return status
+
+
+def _simulate(arguments: list[str]) -> int:
+    from trio_bridge.simulator.cli import main as simulate  # the server need not load it
+
+    return simulate(arguments)
+
+
+def _demo(arguments: list[str]) -> int:
+    from trio_bridge.demo import main as demo
+
+    return demo(arguments)
+
+
+def _serve(parser: argparse.ArgumentParser, arguments: list[str], agent: Agent | None) -> int:
+    settings = load_settings(vars(parser.parse_args(arguments)), os.environ)
+    set_up_logging(sys.stderr, settings.log_level, settings.log_format)
+    _warn_of_typos(os.environ)
+    if agent is None:
+        from trio_bridge.agents import find_agent  # those who bring one need not load ours
+
+        found = find_agent(settings.agent)
+        agent, name = found.agent, found.name + (f" ({found.note})" if found.note else "")
+    else:
+        name = getattr(agent, "__name__", repr(agent))
+    trio.run(_run_until_told, agent, name, settings)
+    return 0
+
+
+async def _run_until_told(agent: Agent, name: str, settings: Settings) -> None:
+    """Serve until SIGTERM (drain) or Ctrl-C (at once); a second signal does not wait."""
+    server = Server(agent, settings)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            address: Address = await nursery.start(server.run)
+            sys.stdout.write(f"trio_bridge listening on {address.url}\nagent: {name}\n")
+            sys.stdout.flush()
+            nursery.start_soon(_obey, signals, server, settings.drain_s)
+            await server.stopped.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def _obey(signals: AsyncIterator[int], server: Server, drain_s: float) -> None:
+    async for number in signals:
+        server.stop(drain_s if number == signal.SIGTERM and not server.draining else 0.0)
+
+
+def _warn_of_typos(environ: Mapping[str, str]) -> None:
+    # No error: Kubernetes gives every pod variables named after each of its services.
+    known = {ENV_PREFIX + field.name.upper() for field in attrs.fields(Settings)}
+    for name in sorted(environ.keys() - known - {ENV_PREFIX + "CONFIG"}):
+        if name.startswith(ENV_PREFIX):
+            log.warning("variable names no setting", extra={"variable": name})
