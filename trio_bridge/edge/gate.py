@@ -17,7 +17,7 @@ from trio_websocket import WebSocketConnection
 
 from trio_bridge.edge.frames import CLOSE, Cutter, Violation, close_frame
 from trio_bridge.edge.limits import EdgeLimits
-from trio_bridge.edge.transport import linger
+from trio_bridge.edge.transport import RawStream, linger
 
 _SWITCHING = b"HTTP/1.1 101"
 _CLOSE_BYTE = bytes([0x80 | CLOSE])
@@ -53,6 +53,7 @@ class Gate(trio.abc.Stream):
         self._opened = trio.Event()
         self._dead = self._receiving = self._deserted = False
         self._turns = 0
+        self._stash: bytes | None = None
         self._budget_bytes = limits.burst_bytes
         self._budget_at_s = trio.current_time()
         self._charged_frames = 0
@@ -68,8 +69,8 @@ class Gate(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return the next thing trio-websocket may see; ``b""`` at the end.
 
-        ``max_bytes`` is ignored: a frame is never split. Nothing awaits between the cut of a
-        frame and its return, so what `WebSocketConnection.closed` said at the cut still holds.
+        ``max_bytes`` is ignored: a frame is never split. Nothing awaits between asking
+        `WebSocketConnection.closed` about a frame and returning it.
         """
         if self._head:
             await trio.lowlevel.checkpoint()
@@ -89,7 +90,12 @@ class Gate(trio.abc.Stream):
             self._turns = 0
             await trio.lowlevel.checkpoint()
         while not self._dead:
-            if cutter.message_seen and not self.admitted.is_set():
+            if self._stash is not None:
+                stashed, self._stash = self._stash, None
+                if not self._is_closing() or stashed[0] & 0x0F == CLOSE:
+                    self._turns += 1
+                    return stashed
+            elif cutter.message_seen and not self.admitted.is_set():
                 # A stranger's memory and CPU are bounded by not reading it.
                 await self.admitted.wait()
             elif cutter.pending:
@@ -99,20 +105,17 @@ class Gate(trio.abc.Stream):
                     return frame
                 if cutter.pending:  # its turn is over
                     await trio.lowlevel.checkpoint()
-            else:
-                data = await self._read()
-                if not data:
-                    break
-                cutter.feed(data)
-                await self._pay(len(data))
+            elif not await self._take_in():
+                break
         return b""
 
+    def _is_closing(self) -> bool:
+        return self.ws is not None and self.ws.closed is not None
+
     def _cut(self) -> bytes | None:
-        closing = self.ws is not None and self.ws.closed is not None
+        now_s, turn = trio.current_time(), self._limits.fast_turn
         try:
-            return self._cutter.cut(
-                trio.current_time(), turn=self._limits.fast_turn, closing=closing
-            )
+            return self._cutter.cut(now_s, turn=turn, closing=self._is_closing())
         except Violation as violation:
             self.verdict = violation
         except Exception as exc:  # the audio callback's; it must not look like the peer's doing
@@ -122,29 +125,50 @@ class Gate(trio.abc.Stream):
         self.admitted.set()  # also a stranger must be able to leave
         return close_frame(self.verdict)
 
-    async def _read(self) -> bytes:
+    async def _take_in(self) -> bool:
+        """Read on; True when there is something to do, False at the end of the stream.
+
+        Once armed, the bytes are cut where they are read, and as long as they are audio nobody
+        else is woken: see `_push`.
+        """
+        inner, at_most = self.inner, self._limits.receive_bytes
         self._receiving = True
         try:
-            data = bytes(await self.inner.receive_some(self._limits.receive_bytes))
+            if self.armed and isinstance(inner, RawStream):
+                alive = await inner.read_into(self._push, at_most)
+            else:
+                data = bytes(await inner.receive_some(at_most))
+                alive = bool(data)
+                if alive:
+                    self._cutter.feed(data)
+                    self._charge(len(data))
         except trio.BrokenResourceError:
             self._end()
             raise
         finally:
             self._receiving = False
-        if not data:
+        if not alive:
             self._end()
-        return data
+        elif self._budget_bytes < 0:  # a debt is worked off by not reading
+            await trio.sleep(-self._budget_bytes / self._limits.bytes_per_s)
+        return alive
 
-    async def _pay(self, received_bytes: int) -> None:
-        """Charge one token bucket for bytes and frames; a debt is worked off by not reading."""
+    def _push(self, data: bytes) -> bool:
+        """Take ``data`` in, outside any task of this connection; True: it was all audio."""
+        self._cutter.feed(data)
+        self._stash = self._cut()
+        self._charge(len(data))
+        done = self._stash is None and not self._cutter.pending
+        return done and self._budget_bytes >= 0 and not self._dead
+
+    def _charge(self, received_bytes: int) -> None:
+        """Charge one token bucket for bytes and frames."""
         limits, now_s = self._limits, trio.current_time()
         earned = (now_s - self._budget_at_s) * limits.bytes_per_s
         frames = self._cutter.frames
         spent = received_bytes + (frames - self._charged_frames) * limits.frame_cost_bytes
         self._budget_bytes = min(limits.burst_bytes, self._budget_bytes + earned - spent)
         self._budget_at_s, self._charged_frames = now_s, frames
-        if self._budget_bytes < 0:
-            await trio.sleep(-self._budget_bytes / limits.bytes_per_s)
 
     # -- outbound ----------------------------------------------------------------------------
 

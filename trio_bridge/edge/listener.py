@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import select
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +16,7 @@ from trio_websocket import ConnectionClosed
 from trio_bridge.edge.gate import Gate
 from trio_bridge.edge.head import Refused, Request, judge_upgrade, read_request
 from trio_bridge.edge.http import OnHttp, send_refusal, serve_request
+from trio_bridge.edge.hub import Hub, HubStream
 from trio_bridge.edge.limits import DEFAULT_LIMITS, EdgeLimits
 from trio_bridge.edge.lobby import Lobby, PeerLog
 from trio_bridge.edge.socket import Socket, accept
@@ -45,11 +47,12 @@ class Edge:
         admit: Callable[[Request], None],
         limits: EdgeLimits = DEFAULT_LIMITS,
         tls: ssl.SSLContext | None = None,
+        tick_s: float = 0.0,
     ) -> None:
         """``admit`` judges an upgrade before the 101; it raises `Refused` to answer otherwise.
 
         ``on_socket`` owns the socket until it returns: 1000. What it raises is logged once and
-        closes it with 1011; when cancelled it is closed with 1001.
+        closes it with 1011; when cancelled it is closed with 1001. ``tick_s`` is the `Hub`'s.
         """
         self.counts: Counter[str] = Counter()
         """Events by name since the start; the names are ours, so there are few."""
@@ -63,6 +66,8 @@ class Edge:
         self._lobby = Lobby(limits)
         self._peers = PeerLog()
         self._accepting = trio.CancelScope()
+        self._tick_s = tick_s
+        self._hub: Hub | None = None
         self._idle: set[trio.CancelScope] = set()
         self._draining = False
 
@@ -86,12 +91,17 @@ class Edge:
         Raises:
             OSError: a listener is broken for good (being out of file descriptors is not that).
         """
-        async with trio.open_nursery() as connections:
-            task_status.started(listeners)
-            with self._accepting:
-                async with trio.open_nursery() as accepting:
-                    for listener in listeners:
-                        accepting.start_soon(self._accept, listener, connections)
+        async with trio.open_nursery() as reading:
+            if self._tls is None and hasattr(select, "epoll"):
+                self._hub = Hub(self._tick_s)
+                reading.start_soon(self._hub.run)
+            async with trio.open_nursery() as connections:
+                task_status.started(listeners)
+                with self._accepting:
+                    async with trio.open_nursery() as accepting:
+                        for listener in listeners:
+                            accepting.start_soon(self._accept, listener, connections)
+            reading.cancel_scope.cancel()
 
     async def drain(self, code: int = 1001, reason: str = "going away") -> None:
         """Stop accepting and close every socket politely, all at once; ``close_s`` at most.
@@ -118,7 +128,7 @@ class Edge:
         self.counts["connections"] += 1
         try:
             if isinstance(stream, trio.SocketStream):
-                stream = RawStream(stream)
+                stream = HubStream(stream, self._hub) if self._hub else RawStream(stream)
             if self._tls is not None:
                 stream = trio.SSLStream(
                     stream, self._tls, server_side=True, https_compatible=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+from collections.abc import Callable
 
 import trio
 
@@ -45,6 +46,21 @@ class RawStream(trio.abc.HalfCloseableStream):
                 continue
             except OSError as exc:
                 raise trio.BrokenResourceError(str(exc)) from exc
+
+    async def read_into(self, sink: Callable[[bytes], bool], max_bytes: int) -> bool:
+        """Give ``sink`` what comes, ``max_bytes`` at a time, for as long as it says True.
+
+        Returns True when it said False, and False at the end of the stream. On `Cancelled`
+        nothing is lost: what was read has been given.
+
+        Raises:
+            trio.ClosedResourceError: closed by us, also while waiting.
+            trio.BrokenResourceError: the connection was reset.
+        """
+        while data := await self.receive_some(max_bytes):
+            if not sink(data):
+                return True
+        return False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write everything; on `Cancelled` any part of it may have been written.
