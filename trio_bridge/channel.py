@@ -49,6 +49,8 @@ async def serve_channel(
         await socket.close(*await _lend(socket, route, registry, hello))
     except AgentFailedError as error:
         await socket.close(FAILED, str(error))
+    except HandshakeError as error:  # draining: no new meetings
+        await socket.close(error.close_code, error.reason)
     except SocketClosedError:  # between the hello and the meeting; a retry will come
         return
 

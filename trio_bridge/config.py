@@ -131,6 +131,13 @@ class Settings:
         400, "ms of meeting audio kept for a slow agent; then the oldest is dropped", low=40,
         high=60_000,
     )  # fmt: skip
+    audio_tick_ms: float = _setting(
+        0.0,
+        "ms that audio frames may gather before they are read: costs as much latency and saves "
+        "wake-ups; 0: each frame at once",
+        low=0.0,
+        high=20.0,
+    )
     chunk_ms: int = _setting(100, "ms of speech in one message to the bot", low=20, high=1_000)
     lead_ms: int = _setting(
         300,

@@ -11,10 +11,11 @@ import trio
 from trio_bridge.audio.hearing import Hearing, View
 from trio_bridge.audio.mixing import Piece
 from trio_bridge.audio.timeline import Heard
-from trio_bridge.lanes import Lane, Overflow
+from trio_bridge.lanes import Bell, Lane, Overflow
 
-NOTES = 256
-"""Events that may wait for a slow agent, besides audio; then the oldest is dropped."""
+NOTES_COST, NOTE_COST = 1 << 20, 1 << 10
+"""Events that may wait for a slow agent, besides audio: a thousand short ones, or a million
+characters; then the oldest is dropped."""
 SPEAKERS_AT_ONCE = 4
 """A lane of single speakers holds a backlog for each of as many as talk at once."""
 TURN = 32
@@ -28,7 +29,15 @@ def _samples(piece: Piece) -> int:
 
 
 def _new_notes(inner: _Inner) -> Lane[object]:
-    return Lane("notes", NOTES, Overflow.DROP_OLDEST, bell=inner.audio.bell)
+    return _notes(inner.audio.bell)
+
+
+def _notes(bell: Bell) -> Lane[object]:
+    return Lane("notes", NOTES_COST, Overflow.DROP_OLDEST, cost=_note_cost, bell=bell)
+
+
+def _note_cost(event: object) -> int:
+    return NOTE_COST + len(getattr(event, "text", ""))
 
 
 @attrs.define(eq=False)
@@ -109,6 +118,7 @@ class Audience:
     _ears: list[_Inner] = attrs.field(factory=list, init=False)
     _early: dict[View, Lane[Piece]] = attrs.field(init=False)
     _past: Counter[str] = attrs.field(factory=Counter, init=False)
+    _early_notes: Lane[object] = attrs.field(factory=lambda: _notes(Bell()), init=False)
     _over: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -122,6 +132,8 @@ class Audience:
         if self._over:
             lane.close()
         inner = _Inner(hearing.by, lane)
+        while (note := self._early_notes.take_nowait()) is not None:
+            inner.notes.put_nowait(note)
         self._ears.append(inner)
         return Ear(self, inner, hearing)
 
@@ -138,6 +150,8 @@ class Audience:
 
     def note(self, event: object) -> None:
         """Give an event to every ear, ahead of audio that waits."""
+        if self._early:
+            self._early_notes.put_nowait(event)
         for ear in self._ears:
             ear.notes.put_nowait(event)
 

@@ -65,6 +65,8 @@ class Intake:
         self.flawed.update(frame.flaws)
         self.frames += 1
         self.received += len(samples)
+        if not len(samples):  # a piece that costs nothing would fit any lane, for ever
+            return Heard([], [])
         speaker = self._speaker(frame)
         if speaker not in self.own_voice:
             return self.timeline.add(speaker, samples, now_s)

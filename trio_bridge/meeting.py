@@ -22,7 +22,7 @@ from trio_bridge.audio.resample import Quality, Resampler
 from trio_bridge.audio.speakers import Speaker
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.ears import Audience, Ear
-from trio_bridge.log import BoundLog
+from trio_bridge.log import BoundLog, Throttle
 from trio_bridge.pacing import RATE_HZ
 from trio_bridge.pump import Pump, samples_of_ms
 from trio_bridge.turns import TurnGate
@@ -135,8 +135,13 @@ class Turn:
         Raises:
             ValueError: integers, more than one dimension, or a rate no resampler takes.
             SessionEndedError: the meeting is over.
+            RuntimeError: the turn is over.
         """
+        if self._final is not None and not self.interrupted:
+            raise RuntimeError("the turn is over: speak inside its async with block")
         block = as_samples(samples)
+        if rate_hz == RATE_HZ:
+            block = block.copy()  # it is queued as it is; the caller may reuse its buffer
         if self._resampler is None or self._resampler.from_hz != rate_hz:
             rest = self._finish_stream()
             self._resampler = Resampler(rate_hz, RATE_HZ, self._quality)
@@ -191,6 +196,7 @@ class Meeting:
     _vad: VadSettings = attrs.field(factory=VadSettings)
     _turns: TurnGate = attrs.field(factory=TurnGate, init=False)
     _turn: Turn | None = attrs.field(default=None, init=False)
+    _log_throttle: Throttle = attrs.field(factory=Throttle, init=False)
 
     # -- listening -------------------------------------------------------------------------
 
@@ -244,8 +250,9 @@ class Meeting:
         """Speak, interruptibly: ``async with meeting.turn() as turn: await turn.say(...)``.
 
         An interrupt cancels the body, and only it: the block is left normally and
-        ``turn.interrupted`` is True. Otherwise leaving it waits until all was played. One
-        turn at a time: a second one waits for the first.
+        ``turn.interrupted`` is True. Otherwise leaving it waits until all was played; what
+        cancels it but an interrupt leaves what was said to be played. One turn at a time: a
+        second one waits for the first.
         """
         async with self._turns.hold():
             turn = self._turn = Turn(self._pump, self._turns, self._quality)
@@ -266,10 +273,10 @@ class Meeting:
             heard_s = self._turn.heard_s
         self._turns.interrupt()
         event = Interrupt(source, self._pump.interrupt() / RATE_HZ, heard_s)
-        self._log.info(
-            "interrupted",
-            extra={"source": source, "flushed_s": event.flushed_s, "heard_s": heard_s},
-        )
+        if self._log_throttle.admits(trio.current_time()):
+            fields = {"flushed_s": round(event.flushed_s, 3), "heard_s": round(heard_s, 3)}
+            more = self._log_throttle.take_suppressed()
+            self._log.info("interrupted", extra={"source": source, **fields, "more": more})
         self._audience.note(event)
         return event
 

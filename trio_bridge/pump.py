@@ -17,7 +17,7 @@ import trio
 from trio_bridge.audio.pcm import Samples, to_pcm16
 from trio_bridge.errors import SessionEndedError, SocketClosedError
 from trio_bridge.lanes import Bell, Lane, Overflow
-from trio_bridge.log import BoundLog
+from trio_bridge.log import BoundLog, Throttle
 from trio_bridge.pacing import RATE_HZ, Playout
 from trio_bridge.wire.commands import ClearAudio, Command, SendAudio
 
@@ -59,6 +59,9 @@ class Pump:
     )
     _clear_since_s: float | None = attrs.field(default=None, init=False)
     _socket: TextSink | None = attrs.field(default=None, init=False)
+    _in_flight: bool = attrs.field(default=False, init=False)
+    """A chunk is being written: it may yet come back."""
+    _log_throttle: Throttle = attrs.field(factory=Throttle, init=False)
     _stopped: bool = attrs.field(default=False, init=False)
 
     # -- the agent's side ------------------------------------------------------------------
@@ -105,7 +108,7 @@ class Pump:
         """Wait until what was said has been sent and, by the model, played."""
         await trio.lowlevel.checkpoint()
         while not self._stopped:
-            if self.playout.queued:
+            if self.playout.queued or self._in_flight:
                 await self._room.wait()
             elif (done_s := self.playout.done_s()) > trio.current_time():
                 await trio.sleep_until(done_s)
@@ -159,8 +162,11 @@ class Pump:
     async def _send_clear(self, socket: TextSink, since_s: float) -> None:
         self._clear_since_s = None
         if await self._send(socket, ClearAudio().encode(self.bot_id)):
-            waited_ms = (trio.current_time() - since_s) * 1000
-            self.log.info("interrupt sent", extra={"after_ms": round(waited_ms, 2)})
+            now_s = trio.current_time()
+            if self._log_throttle.admits(now_s):
+                waited_ms = round((now_s - since_s) * 1000, 2)
+                more = self._log_throttle.take_suppressed()
+                self.log.info("interrupt sent", extra={"after_ms": waited_ms, "more": more})
         elif self._clear_since_s is None:
             self._clear_since_s = since_s
 
@@ -175,7 +181,10 @@ class Pump:
             self.late_s = max(self.late_s, now_s - due_s)
         chunk = self.playout.take(now_s)
         epoch = self.interrupts
-        if await self._send(socket, SendAudio(to_pcm16(chunk)).encode(self.bot_id)):
+        self._in_flight = True
+        sent = await self._send(socket, SendAudio(to_pcm16(chunk)).encode(self.bot_id))
+        self._in_flight = False
+        if sent:
             self._room.ring()
         elif epoch == self.interrupts:
             self.playout.put_back(chunk)

@@ -18,7 +18,7 @@ from trio_bridge.edge.http import Response
 from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.edge.listener import Edge
 from trio_bridge.edge.socket import Socket
-from trio_bridge.errors import SettingsError
+from trio_bridge.errors import HandshakeError, SettingsError
 from trio_bridge.log import Throttle
 from trio_bridge.meeting import Agent
 from trio_bridge.registry import Registry
@@ -73,6 +73,7 @@ class Server:
             on_http=self._answer,
             on_socket=self._serve_socket,
             admit=self._admit,
+            tick_s=settings.audio_tick_ms / 1000,
             limits=EdgeLimits(
                 hello_s=settings.hello_s + HELLO_SLACK_S,
                 allowed_origins=frozenset(settings.allowed_origin),
@@ -98,23 +99,25 @@ class Server:
         """
         if listeners is None:
             listeners = await _listen(self.settings.host, self.settings.port)
-        async with trio.open_nursery() as nursery:
-            self.registry = Registry(nursery, self._make_session)
-            await nursery.start(self.edge.serve, listeners)
-            address = _address_of(listeners[0])
-            log.info("listening", extra={"host": address.host, "port": address.port})
-            self._warn_when_open(address)
-            task_status.started(address)
-            try:
-                await self._stop.wait()
-                await self._drain()
-            finally:
-                self.draining = True
-                with trio.move_on_after(GOODBYE_S, shield=True):
-                    await self._say_goodbye()
-                nursery.cancel_scope.cancel()
-        self.stopped.set()
-        log.info("stopped", extra={"meetings": self.served})
+        try:
+            async with trio.open_nursery() as nursery:
+                self.registry = Registry(nursery, self._make_session)
+                await nursery.start(self.edge.serve, listeners)
+                address = _address_of(listeners[0])
+                log.info("listening", extra={"host": address.host, "port": address.port})
+                self._warn_when_open(address)
+                task_status.started(address)
+                try:
+                    await self._stop.wait()
+                    await self._drain()
+                finally:
+                    self.draining = True
+                    with trio.move_on_after(GOODBYE_S, shield=True):
+                        await self._say_goodbye()
+                    nursery.cancel_scope.cancel()
+        finally:
+            log.info("stopped", extra={"meetings": self.served})
+            self.stopped.set()
 
     def stop(self, drain_s: float = 0.0) -> None:
         """Begin to stop: no new meetings; those that run have ``drain_s`` to end by themselves.
@@ -138,6 +141,8 @@ class Server:
         await self.registry.empty()
 
     def _make_session(self, bot_id: str) -> Session:
+        if self.draining:  # it connected before, and introduces itself only now
+            raise HandshakeError("going away", GOING_AWAY)
         self.served += 1
         return Session(bot_id, self.agent, self.settings)
 

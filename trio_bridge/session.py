@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 
 import attrs
 import trio
@@ -36,11 +37,13 @@ GOING_AWAY, UNSUPPORTED, VANISHED, FAILED = 1001, 1003, 1006, 1011
 """Close codes of RFC 6455 §7.4.1 that a session says or sees."""
 
 AUDIO_MESSAGE_BYTES = 256 << 10
-"""2.7 s of 48 kHz PCM: longer than any frame we take."""
+"""A channel's share of an audio message: 2 s of PCM even in base64, the longest frame taken."""
 CONTROL_MESSAGE_BYTES = 1 << 20
 TICK_S, IDLE_TICK_S = 0.2, 1.0
 """How often a meeting looks whether its audio has stopped (half of what counts as a gap), and
 how often while no audio channel is there."""
+MESSAGE_ID_CHARACTERS = 256
+"""A longer id is none: nobody needs it, and it would be remembered."""
 MESSAGE_IDS = 512
 """User messages remembered so that a repeated one is not answered twice."""
 
@@ -138,11 +141,12 @@ class Session:
         try:
             async with trio.open_nursery() as watch:
                 cancelled = trio.Event()
-                watch.start_soon(self._report_what_would_not_stop, cancelled)
+                reporting = trio.CancelScope(shield=True)  # also while the server is cancelled
+                watch.start_soon(self._report_what_would_not_stop, cancelled, reporting)
                 try:
                     await self._live(cancelled)
                 finally:
-                    watch.cancel_scope.cancel()
+                    reporting.cancel()
         except* Exception as failures:
             self.end(FAILED, "internal error")
             self.log.exception("meeting failed", exc_info=failures)
@@ -155,8 +159,8 @@ class Session:
     async def _live(self, cancelled: trio.Event) -> None:
         async with trio.open_nursery() as self._nursery:
             try:
-                self._nursery.start_soon(self.pump.run)
-                self._nursery.start_soon(self._keep_time)
+                self._nursery.start_soon(self._work, self.pump.run)
+                self._nursery.start_soon(self._work, self._keep_time)
                 self._nursery.start_soon(self._run_agent)
                 self._ready.set()
                 await self._over.wait()
@@ -171,12 +175,26 @@ class Session:
                 cancelled.set()
                 self._nursery.cancel_scope.cancel()
 
+    async def _work(self, task: Callable[[], Awaitable[None]]) -> None:
+        # A fault ends the meeting by its ordinary way, so that the sockets are told 1011.
+        try:
+            await task()
+        except Exception:
+            self.log.exception("meeting failed")
+            self.end(FAILED, "internal error")
+
     async def _run_agent(self) -> None:
         try:
             await self.agent(self.meeting)
-        except* SessionEndedError:
+        except* SessionEndedError as failures:
+            if not self.over:  # another meeting's
+                self.log.exception("agent failed", exc_info=failures)
             self.end(FAILED, "the agent failed")  # it was in mid-sentence when the bot left
-        except* (Exception, SystemExit) as failures:
+        except* (trio.Cancelled, KeyboardInterrupt, GeneratorExit):
+            raise
+        except* (
+            BaseException
+        ) as failures:  # asyncio.CancelledError, a test's Failed, SystemExit
             self.log.exception("agent failed", exc_info=failures)
             self.end(FAILED, "the agent failed")
         else:
@@ -185,15 +203,21 @@ class Session:
         finally:
             self._agent_done.set()
 
-    async def _report_what_would_not_stop(self, cancelled: trio.Event) -> None:
-        await cancelled.wait()
-        await trio.sleep(self.settings.teardown_s)
+    async def _report_what_would_not_stop(
+        self, cancelled: trio.Event, reporting: trio.CancelScope
+    ) -> None:
+        with reporting:
+            await cancelled.wait()
+            await trio.sleep(self.settings.teardown_s)
+            self._report_stuck()
+            await trio.sleep_forever()
+
+    def _report_stuck(self) -> None:
         names = sorted(task.name for task in self._nursery.child_tasks)
         self.log.error(
             "meeting would not stop",
             extra={"after_s": self.settings.teardown_s, "tasks": names},
         )
-        await trio.sleep_forever()
 
     async def _keep_time(self) -> None:
         """The meeting's only clock: gaps become silence, and grace runs out."""
@@ -270,7 +294,7 @@ class Session:
 
     async def _read_audio(self, link: Link) -> None:
         link.socket.arm(
-            max_message_bytes=AUDIO_MESSAGE_BYTES,
+            max_message_bytes=AUDIO_MESSAGE_BYTES * self.settings.channels,
             on_audio=lambda message: self._on_audio(link, message),
         )
         while True:
@@ -278,7 +302,8 @@ class Session:
 
     async def _read_control(self, link: Link) -> None:
         link.socket.arm(max_message_bytes=CONTROL_MESSAGE_BYTES)
-        self.pump.attach(link.socket)
+        if self._attendance.holds(link):  # not if replaced before its task first ran
+            self.pump.attach(link.socket)
         bad = 0
         while True:
             message = await link.socket.receive()
@@ -330,13 +355,16 @@ class Session:
             self._on_user_text(parsed)
         elif isinstance(parsed, RepeatedReady):
             self.ignored += 1
-            if parsed.bot_id != self.bot_id:
+            admitted = self._reject_throttle.admits(trio.current_time())
+            if parsed.bot_id != self.bot_id and admitted:
                 self.log.warning("second ready with another bot_id ignored")
         else:
             self.ignored += 1
             self.audience.note(UnknownMessage(parsed.kind))
 
     def _on_user_text(self, said: UserText) -> None:
+        if len(said.message_id) > MESSAGE_ID_CHARACTERS:
+            said = attrs.evolve(said, message_id="")
         repeated = bool(said.message_id) and said.message_id in self._seen_ids
         if not said.text or not said.is_final or repeated:
             self.ignored += 1

@@ -12,7 +12,7 @@ from typing import Literal
 import attrs
 import numpy as np
 
-from trio_bridge.audio.mixing import Piece
+from trio_bridge.audio.mixing import MANY_VOICES, Piece
 from trio_bridge.audio.pcm import Samples, silence
 from trio_bridge.audio.resample import Quality, Resampler
 from trio_bridge.audio.speakers import Speaker
@@ -120,7 +120,13 @@ class Hearing:
         return events
 
     def _end_runs(self, now: int, events: list[HeardEvent]) -> None:
-        over = [k for k, s in self._strands.items() if s.expected + RUN_GAP_S * RATE_HZ < now]
+        ends = now - RUN_GAP_S * RATE_HZ
+        spare = len(self._strands) - MANY_VOICES  # beyond so many the oldest run ends early
+        over = [
+            key
+            for n, (key, strand) in enumerate(self._strands.items())
+            if n < spare or strand.expected < ends
+        ]
         for key in over:
             self._strands.pop(key).finish(events)
 

@@ -9,7 +9,11 @@ from trio_bridge.audio.pcm import Samples, silence
 from trio_bridge.audio.speakers import Speaker
 
 MANY_VOICES = 64
-"""Ids are a stranger's: beyond this many, those who are silent are forgotten."""
+"""Ids are a stranger's: beyond this many, those who are silent are forgotten, and the rest
+share one voice."""
+LONGEST_LEAD_S = 2.0
+"""A speaker may be ahead of another by so much, which is the longest frame; then the mix no
+longer waits for the other."""
 
 
 @attrs.frozen(eq=False)
@@ -21,6 +25,10 @@ class Piece:
     start: int
     """Sample index on the meeting's clock."""
     samples: Samples
+
+
+OTHERS = "\0"
+"""One voice for all beyond `MANY_VOICES`."""
 
 
 @attrs.define(eq=False)
@@ -69,6 +77,10 @@ class Mixer:
         if voice is None:
             if len(self._voices) >= MANY_VOICES:
                 self._forget_absent(now_s)
+            if len(self._voices) >= MANY_VOICES:
+                key = OTHERS
+                voice = self._voices.get(key)
+        if voice is None:
             voice = self._voices[key] = _Voice(speaker, max(clock, self.head), now_s)
         elif now_s - voice.arrived_s > self.absent_s:
             voice.cursor = max(voice.cursor, clock)
@@ -83,14 +95,15 @@ class Mixer:
 
     def arrived(self, now_s: float) -> int | None:
         """How far everybody has come who is still sending; None when nobody is."""
-        return min(
-            (
-                voice.cursor
-                for voice in self._voices.values()
-                if now_s - voice.arrived_s <= self.patience_s
-            ),
-            default=None,
-        )
+        cursors = [
+            voice.cursor
+            for voice in self._voices.values()
+            if now_s - voice.arrived_s <= self.patience_s
+        ]
+        if not cursors:
+            return None
+        # Who is this far ahead is not waited for: memory ends before a stranger's patience.
+        return max(min(cursors), max(cursors) - round(LONGEST_LEAD_S * self.rate_hz))
 
     def take(self, clock: int, now_s: float) -> list[Piece]:
         """The mix up to where everybody has come who is still sending, never past ``clock``."""
