@@ -226,7 +226,7 @@ class Session:
             grace_ends_s = self._attendance.grace_ends_s
             if grace_ends_s is not None and now_s >= grace_ends_s:
                 self.end(NORMAL, "nobody came back")
-            self._hear(self.intake.timeline.tick(now_s))
+            self._hear(self.intake.timeline.tick(now_s), now_s)
             until_s = now_s + (TICK_S if "audio" in self._attendance else IDLE_TICK_S)
             if grace_ends_s is not None and grace_ends_s > now_s:
                 until_s = min(until_s, grace_ends_s)
@@ -333,17 +333,18 @@ class Session:
         if not self._attendance.holds(link) or self.over:
             self.stale_audio += 1
             return
+        now_s = trio.current_time()
         try:
-            heard = self.intake.take(message, trio.current_time())
+            heard = self.intake.take(message, now_s)
         except FrameError as error:
             self._reject(link, message, error, self.intake.rejected_in_a_row)
         else:
-            self._hear(heard)
+            self._hear(heard, now_s)
 
-    def _hear(self, heard: Heard) -> None:
+    def _hear(self, heard: Heard, now_s: float) -> None:
         if not heard.mix and not heard.voices:
             return
-        if self._barge_in.hears(heard.mix, self.meeting.speaking):
+        if self._barge_in.hears(heard.mix, self.pump.playout.audible(now_s)):
             self._interrupt("barge-in")
         self.audience.hear(heard)
 

@@ -18,6 +18,9 @@ from trio_bridge.meeting import Agent
 
 BUILT_IN: dict[str, Agent] = {"echo": echo_agent, "local": local_agent}
 
+MOST_OFFERED = 5
+"""Names in the answer to a mistyped one: it stays one line."""
+
 
 @attrs.frozen
 class FoundAgent:
@@ -55,6 +58,9 @@ def find_agent(name: str | None) -> FoundAgent:
 
 
 def _imported(name: str, module_name: str, attribute: str) -> Agent:
+    if module_name.endswith(".py"):
+        module_name = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise SettingsError(f"agent {name!r}: write it without .py: {module_name}:{attribute}")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -68,15 +74,32 @@ def _imported(name: str, module_name: str, attribute: str) -> Agent:
         raise SettingsError(
             f"agent {name!r}: importing {module_name} failed{_where(error)}: {_brief(error)}"
         ) from error
+    module = found
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise SettingsError(f"agent {name!r}: {module_name} has no {attribute}")
+            raise SettingsError(
+                f"agent {name!r}: {module_name} has no {attribute}; {_offer(module, attribute)}"
+            )
         found = getattr(found, part)
     if not any(map(inspect.iscoroutinefunction, (found, getattr(found, "__call__", None)))):  # noqa: B004
         raise SettingsError(
             f"agent {name!r} is not a coroutine function: write async def {attribute}(meeting)"
         )
     return cast(Agent, found)
+
+
+def _offer(module: Any, attribute: str) -> str:
+    """What could have been meant: the module's own public coroutine functions."""
+    own = [
+        name
+        for name, value in vars(module).items()
+        if inspect.iscoroutinefunction(value)
+        and not name.startswith("_")
+        and getattr(value, "__module__", None) == module.__name__
+    ]
+    if not own:
+        return f"write async def {attribute}(meeting)"
+    return "it has " + ", ".join(own[:MOST_OFFERED]) + (", ..." if own[MOST_OFFERED:] else "")
 
 
 def _where(error: Exception) -> str:

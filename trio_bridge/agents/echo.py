@@ -56,8 +56,8 @@ async def _speak(meeting: Meeting, answers: Answers[Utterance]) -> None:
         meeting.log(
             "echoed",
             speaker=str(utterance.speaker or "somebody"),
-            said_s=round(turn.said_s, 2),
-            heard_s=round(turn.heard_s, 2),
+            said_s=round(turn.said_s, 3),
+            heard_s=round(turn.heard_s, 3),
             interrupted=turn.interrupted,
         )
 

@@ -50,6 +50,10 @@ class LayoutGuard:
     def held_samples(self) -> int:
         return sum(len(frame.samples) for frame in self.held)
 
+    def passes(self, speaker: Speaker | None) -> bool:
+        """A frame of ``speaker`` follows the last one: nothing to judge."""
+        return speaker is self._last and not self.held
+
     def judge(self, frame: HeldFrame, ahead_s: float, length_s: float) -> Verdict:
         """What to do with ``frame``, which would begin ``ahead_s`` before its time.
 

@@ -19,13 +19,14 @@ SILENCE_DBFS = -120.0
 _TO_FLOAT = np.float32(1.0 / FULL_SCALE)
 
 
-def from_pcm16(pcm: bytes, channels: int = 1) -> Samples:
-    """Samples of PCM16-LE bytes; more channels than one are averaged (left and right alike).
+def from_pcm16(pcm: bytes, channels: int = 1, *, start: int = 0) -> Samples:
+    """Samples of PCM16-LE bytes from byte ``start`` on; several channels are averaged.
 
-    ``pcm`` must hold whole samples of ``channels`` interleaved channels.
+    There must be whole samples of ``channels`` interleaved channels.
     """
-    wide = np.frombuffer(pcm, "<i2").astype(np.float32)
-    wide *= _TO_FLOAT
+    wide: Samples = np.multiply(
+        np.frombuffer(pcm, "<i2", offset=start), _TO_FLOAT, dtype=np.float32
+    )
     if channels == 1:
         return wide
     mono: Samples = wide.reshape(-1, channels).mean(axis=1, dtype=np.float32)

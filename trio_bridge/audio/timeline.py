@@ -54,6 +54,8 @@ class Timeline:
     _filled: int = attrs.field(default=0, init=False)
     _origin_s: float | None = attrs.field(default=None, init=False)
     """The time of sample 0."""
+    _plain: bool = attrs.field(default=False, init=False)
+    """Frames have come, and they have been one stream so far: the hot path."""
     _arrived_s: float = attrs.field(default=0.0, init=False)
     _length_s: float = attrs.field(default=0.02, init=False)
     _gap: int = attrs.field(default=0, init=False)
@@ -93,9 +95,18 @@ class Timeline:
         """Place one frame that arrived at ``now_s``; ``speaker`` None is silence of ours."""
         length = len(samples)
         self.received += length
+        if self._plain and self._guard.passes(speaker) and not self._gap:
+            head = self._head
+            self._arrived_s, self._length_s = now_s, length / RATE_HZ
+            self._follow(now_s, head)
+            self._head = head + length
+            self._appended += length
+            pieces = [Piece(speaker, head, samples)]
+            return Heard(pieces, pieces)
         if self._origin_s is None:
             self._origin_s = now_s
-            if self.layout == "separate":
+            self._plain = self.layout != "separate"
+            if not self._plain:
                 self._mixer = self._new_mixer()
         self._end_gap(now_s)
         self._arrived_s = now_s
@@ -154,6 +165,7 @@ class Timeline:
             frames = [*self._guard.release(), frame]
             return self._append(self._pieces(frames), now_s)
         mixer = self._mixer = self._new_mixer()
+        self._plain = False
         voices = [
             mixer.place(f.speaker, f.samples, mixer.head, f.arrived_s)
             for f in self._guard.release()

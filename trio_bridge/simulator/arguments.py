@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from trio_bridge.simulator.scenario import Reconnect, SpeakerPart, UserMessage
+from trio_bridge.simulator.scenario import BOT_NAME, Reconnect, SpeakerPart, UserMessage
 
 _EPILOG = """\
 examples:
@@ -18,7 +18,7 @@ examples:
       --interrupt 12 --platform zoom --expect-max-tail-ms 500 --save heard.wav
 
 exit code: 0 done; 1 an expectation failed, or the server closed with an error;
-2 a file, a setting or the server could not be used."""
+2 a file, a setting or the server could not be used. Ctrl-C leaves properly, with a report."""
 
 MOST_BOTS = 1000
 
@@ -33,7 +33,11 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
-    parser.add_argument("url", metavar="URL", help="the server: ws://HOST:PORT or wss://")
+    parser.add_argument(
+        "url",
+        metavar="URL",
+        help="the server: ws://HOST:PORT or wss://; http:// and https:// mean the same",
+    )
     _add_meeting(parser.add_argument_group("what happens in the meeting"))
     _add_bot(parser.add_argument_group("the bot and its platform"))
     _add_connection(parser.add_argument_group("the connections"))
@@ -114,7 +118,11 @@ def _add_bot(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--bot-id", metavar="ID", help="(default: a new UUID)")
     group.add_argument(
-        "--bot-name", default="Simulated Bot", metavar="NAME", help="(default: %(default)s)"
+        "--bot-name",
+        default=BOT_NAME,
+        metavar="NAME",
+        help="must be one of the server's --bot-name, or it answers its own echo"
+        " (default: %(default)s)",
     )
     _number(
         group,
@@ -159,14 +167,19 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_expectations(group: argparse._ArgumentGroup) -> None:
-    for name, metavar, what in (
-        ("--expect-heard", "SECONDS", "at least so much of the bot is heard"),
-        ("--expect-max-gap-ms", "MS", "no longer silence within an answer"),
-        ("--expect-max-tail-ms", "MS", "no more is heard after an interrupt"),
-        ("--expect-max-lead-ms", "MS", "never more queued"),
-        ("--expect-first-audio-ms", "MS", "answers begin so soon after the end of speech"),
+    group.add_argument(
+        "--expect-heard",
+        type=_seconds,
+        metavar="SECONDS",
+        help="at least so much of the bot is heard",
+    )
+    for name, what in (
+        ("--expect-max-gap-ms", "no longer silence within an answer"),
+        ("--expect-max-tail-ms", "no more is heard after an interrupt"),
+        ("--expect-max-lead-ms", "never more queued"),
+        ("--expect-first-audio-ms", "answers begin so soon after the end of speech"),
     ):
-        group.add_argument(name, type=_seconds, metavar=metavar, help=what)
+        group.add_argument(name, type=_milliseconds, metavar="MS", help=what)
     group.add_argument(
         "--expect-chat",
         action="append",
@@ -176,7 +189,10 @@ def _add_expectations(group: argparse._ArgumentGroup) -> None:
         help="found in a chat message (repeatable)",
     )
     group.add_argument(
-        "--expect-close", type=int, metavar="CODE", help="both channels end with this code"
+        "--expect-close",
+        type=_close_code,
+        metavar="CODE",
+        help="both channels end with this code",
     )
 
 
@@ -189,6 +205,9 @@ def parse_speaker(text: str) -> SpeakerPart:
     who, equals, what = text.partition("=")
     name, _, speaker_id = who.partition("#")
     path, at_s = _split_time(what)
+    before, _, after = what.rpartition("@")
+    if before.lower().endswith(".wav"):  # so what follows is meant as a time, and no name
+        at_s = _seconds(after)
     if not (equals and name and path):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME[#ID]=FILE[@SECONDS]")
     return SpeakerPart(name, speaker_id, path, at_s)
@@ -245,18 +264,30 @@ def _split_time(text: str) -> tuple[str, float]:
     before, at, after = text.rpartition("@")
     try:
         return (before, _seconds(after)) if at else (text, 0.0)
-    except (ValueError, argparse.ArgumentTypeError):
+    except argparse.ArgumentTypeError:
         return text, 0.0
 
 
 def _seconds(text: str) -> float:
-    value = float(text)  # argparse turns the ValueError into its own message
+    return _zero_or_more(text, "a number of seconds")
+
+
+def _milliseconds(text: str) -> float:
+    return _zero_or_more(text, "a number of milliseconds")
+
+
+def _ratio(text: str) -> float:
+    return _zero_or_more(text, "a number")
+
+
+def _zero_or_more(text: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
     if not math.isfinite(value) or value < 0:
         raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
     return value
-
-
-_ratio = _seconds
 
 
 def _frame_ms(text: str) -> int:
@@ -267,10 +298,17 @@ def _bots(text: str) -> int:
     return _whole(text, MOST_BOTS)
 
 
-def _whole(text: str, most: int) -> int:
-    value = int(text)
-    if not 1 <= value <= most:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {most}")
+def _close_code(text: str) -> int:
+    return _whole(text, 4999, least=1000)
+
+
+def _whole(text: str, most: int, least: int = 1) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
     return value
 
 

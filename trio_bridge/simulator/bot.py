@@ -21,9 +21,18 @@ from trio_bridge.simulator.listening import Listener
 from trio_bridge.simulator.report import CloseReport, Report, SentInterrupt, SpeakerReport
 from trio_bridge.simulator.scenario import Reconnect, Scenario, UserMessage
 from trio_bridge.simulator.voices import Room, Voice, encode, load_voices
-from trio_bridge.simulator.wavs import MEETING_RATE_HZ, writing_wav
+from trio_bridge.simulator.wavs import MEETING_RATE_HZ, check_writable, writing_wav
 from trio_bridge.wire.control import encode_interrupt, encode_user_message
 from trio_bridge.wire.hello import encode_hello
+
+
+class RecordingError(SimulatorError):
+    """The meeting was held and could not be saved; ``report`` is what was measured."""
+
+    def __init__(self, reason: str, report: Report) -> None:
+        super().__init__(reason)
+        self.report = report
+
 
 _Act = UserMessage | Reconnect | float
 """What the script does besides speech; a bare number is the time of an interrupt."""
@@ -46,8 +55,11 @@ async def simulate(
 
     Raises:
         SimulatorError: a WAV cannot be used, the server cannot be reached or refuses the
-            upgrade, or the recording cannot be written.
+            upgrade, or the recording cannot be written (found out before it connects).
+        RecordingError: the recording could not be written after all.
     """
+    if scenario.save is not None:
+        check_writable(scenario.save)
     if all(isinstance(part.sound, np.ndarray) for part in scenario.speakers):
         voices = load_voices(scenario)  # no thread: a virtual clock would run on meanwhile
     else:
@@ -71,13 +83,18 @@ async def simulate(
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
-    if scenario.save is not None:
-        total = round(bot.ears.media_s * MEETING_RATE_HZ)
+    report = bot.ears.report()
+    if scenario.save is None:
+        return report
+    total = round(bot.ears.media_s * MEETING_RATE_HZ)
+    try:
         with writing_wav(scenario.save) as append:
             for block in bot.ears.recording.blocks(voices, total):
                 append(block)  # under a millisecond, so it needs no thread
                 await trio.lowlevel.checkpoint()
-    return bot.ears.report()
+    except SimulatorError as error:
+        raise RecordingError(str(error), attrs.evolve(report, saved=None)) from error
+    return report
 
 
 @attrs.define(eq=False)

@@ -13,12 +13,13 @@ import trio
 
 from trio_bridge.simulator import events
 from trio_bridge.simulator.arguments import make_parser
-from trio_bridge.simulator.bot import simulate
+from trio_bridge.simulator.bot import RecordingError, simulate
 from trio_bridge.simulator.errors import SimulatorError
 from trio_bridge.simulator.events import SimEvent
 from trio_bridge.simulator.expectations import Expectations
 from trio_bridge.simulator.report import Report, dump_reports, printable
 from trio_bridge.simulator.scenario import Scenario, SpeakerPart
+from trio_bridge.simulator.wavs import check_writable, write_text
 
 OK, FAILED, UNUSABLE = 0, 1, 2
 """Exit codes: done; an expectation failed; a file, a setting or the server was no good."""
@@ -32,14 +33,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(argv)
     try:
         scenarios = _scenarios(options)
-        reports, problems = trio.run(_run, scenarios, bool(options.quiet))
-        if options.report is not None and reports:
-            _write_text(options.report, dump_reports(reports))
+        for path in (options.report, *(scenario.save for scenario in scenarios)):
+            if path is not None:
+                check_writable(path)  # and not when everything has been done
     except SimulatorError as error:
         return _fail([str(error)])
+    reports, problems = trio.run(_run, scenarios, bool(options.quiet))
     if not options.quiet:
         for report in reports:
             sys.stdout.write(report.to_text() + "\n")
+        sys.stdout.flush()
+    if options.report is not None and reports:
+        try:
+            write_text(options.report, dump_reports(reports))
+        except SimulatorError as error:
+            problems.append(str(error))
     if problems:
         return _fail(problems)
     expected = _expectations(options)
@@ -50,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     for line in unmet:
         sys.stderr.write(f"expectation failed: {line}\n")
+    if expected.demands and reports and not unmet and not options.quiet:
+        whose = f" by each of {len(reports)} bots" if len(reports) > 1 else ""
+        sys.stdout.write(f"expectations: {expected.demands} of {expected.demands} met{whose}\n")
     return FAILED if unmet else OK
 
 
@@ -65,6 +76,8 @@ async def _run(scenarios: list[Scenario], quiet: bool) -> tuple[list[Report], li
         try:
             reports[index] = await simulate(scenario, on_event=show, stop=stop)
         except SimulatorError as error:
+            if isinstance(error, RecordingError):
+                reports[index] = error.report
             if str(error) not in problems:  # a hundred bots, one server that is down
                 problems.append(str(error))
 
@@ -90,10 +103,13 @@ async def _run(scenarios: list[Scenario], quiet: bool) -> tuple[list[Report], li
 
 
 def _shower(label: str) -> Callable[[SimEvent], None]:
+    stamps = events.Stamps(places=2)
+
     def show(event: SimEvent) -> None:
         line = describe(event)
         if line:
-            sys.stdout.write(f"{event.at_s:8.2f} s  {label}{line}\n")
+            at_s, really = stamps.stamp(event.at_s)
+            sys.stdout.write(f"{at_s:8.2f} s  {label}{line}{really}\n")
             sys.stdout.flush()
 
     return show
@@ -198,13 +214,6 @@ def _expectations(options: argparse.Namespace) -> Expectations:
         first_audio_ms=options.expect_first_audio_ms,
         close_code=options.expect_close,
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise SimulatorError(f"cannot write {path}: {exc.strerror or exc}") from exc
 
 
 def _fail(lines: Sequence[str]) -> int:

@@ -1,11 +1,12 @@
 """What happens in a simulated meeting, told as it happens.
 
 ``at_s`` is seconds on Trio's clock since both channels had introduced themselves; what comes
-before that (`Joined`) is negative or zero.
+before that (`Joined`) is at zero.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import attrs
@@ -135,3 +136,21 @@ SimEvent = (
     | FaultSeen
     | Closed
 )
+
+
+@attrs.define(eq=False)
+class Stamps:
+    """The times before printed lines. They never run backwards, though some things are known
+    only when later ones are printed already."""
+
+    places: int
+    """After the decimal point."""
+    _last_s: float = attrs.field(default=-math.inf, init=False)
+
+    def stamp(self, at_s: float) -> tuple[float, str]:
+        """The time to print before a line; and what to print after it, empty or when it was."""
+        at_s = round(at_s, self.places)
+        if at_s >= self._last_s:
+            self._last_s = at_s
+            return at_s, ""
+        return self._last_s, f" (at {at_s:.{self.places}f} s)"

@@ -33,6 +33,19 @@ class Expectations:
     """Each channel's last connection ended with this code. Without it, a code of the server's
     that is neither of `GOOD_CODES` is a failure."""
 
+    @property
+    def demands(self) -> int:
+        """How many demands there are."""
+        limits = (
+            self.heard_s,
+            self.max_gap_ms,
+            self.max_tail_ms,
+            self.max_lead_ms,
+            self.first_audio_ms,
+            self.close_code,
+        )
+        return len(self.chats) + sum(limit is not None for limit in limits)
+
     def failures(self, report: Report) -> list[str]:
         """One line for each demand that is not met; empty when all is well.
 

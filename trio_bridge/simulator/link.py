@@ -6,6 +6,7 @@ cancelled before its deadline: half a frame on the wire would look like the serv
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import struct
@@ -137,9 +138,7 @@ class Link:
         try:
             return await self.open_stream()
         except (OSError, ssl.SSLError, trio.BrokenResourceError, UnicodeError) as exc:
-            raise SimulatorError(
-                f"cannot reach {self.where}: {_root_of(exc)}; is the server running?"
-            ) from exc
+            raise SimulatorError(f"cannot reach {self.where}: {_in_words(exc)}") from exc
 
     async def _hold(
         self,
@@ -169,7 +168,8 @@ class Link:
                 # The reader still has a Close to answer or to wait for; not for ever.
                 nursery.cancel_scope.deadline = trio.current_time() + CLOSE_DEADLINE_S
         except* ConnectionRejected as group:
-            refused = SimulatorError(f"{self.where} refused: HTTP {_status_of(group)}")
+            status = _status_of(group)
+            refused = SimulatorError(f"{self.where} refused: HTTP {status}{_mend(status)}")
         except* Exception as group:
             # trio-websocket lets some of a peer's nonsense out of its reader.
             if link is None:
@@ -242,6 +242,32 @@ async def _reset(stream: trio.abc.Stream) -> None:
         # Linger 0 makes close() a TCP reset, and no half-sent frame follows it.
         bottom.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await trio.aclose_forcefully(bottom)
+
+
+def _in_words(error: BaseException) -> str:
+    """Why there is no connection, and what to look at."""
+    root = _root_of(error)
+    if isinstance(root, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {root.verify_message}"
+    if isinstance(root, ssl.SSLError):
+        return "it does not speak TLS: is it ws:// and not wss://?"
+    if isinstance(root, UnicodeError):
+        return "that is no host name"
+    if isinstance(root, socket.gaierror):
+        return f"{(root.strerror or str(root)).lower()}: is the host's name right?"
+    # Not its own text: there Trio puts a socket address, which the user did not write.
+    known = isinstance(root, OSError) and root.errno is not None
+    why = os.strerror(root.errno).lower() if known else str(root)  # type: ignore[attr-defined]
+    return f"{why}: is the server running there?"
+
+
+def _mend(status: int) -> str:
+    if status != 401:
+        return ""
+    return (
+        ": the server wants a token: give it in the URL (ws://HOST:PORT/t/TOKEN)"
+        " or with --header"
+    )
 
 
 def _root_of(error: BaseException) -> BaseException:

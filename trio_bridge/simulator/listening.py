@@ -5,6 +5,7 @@ No I/O: messages are handed in, and the clock is Trio's, so a virtual one drives
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import attrs
@@ -50,8 +51,9 @@ class Listener:
 
     scenario: Scenario
     on_event: Callable[[SimEvent], None]
-    start_s: float = attrs.field(factory=trio.current_time, init=False)
-    """On Trio's clock; all other times count from here."""
+    start_s: float = attrs.field(default=math.inf, init=False)
+    """On Trio's clock; all other times count from here. Until it is set they are 0, so that
+    time never runs backwards, which `PlaybackQueue` relies on."""
     media_s: float = attrs.field(default=0.0, init=False)
     """How much of the meeting has passed; equal to the clock only at speed 1."""
     end_s: float = attrs.field(default=0.0, init=False)
@@ -65,8 +67,8 @@ class Listener:
 
     @property
     def now_s(self) -> float:
-        """Seconds since both channels were open."""
-        return trio.current_time() - self.start_s
+        """Seconds since both channels were open; 0 before."""
+        return max(0.0, trio.current_time() - self.start_s)
 
     @property
     def busy(self) -> bool:
@@ -200,7 +202,7 @@ class Listener:
             unplayed_s=queue.queued_s,
             first_audio_ms=max(delays, default=None),
             gaps=measure_gaps(queue),
-            lead=measure_lead(queue),
+            lead=measure_lead(queue, tally.interrupts_s),
             answers=answers,
             interrupts=measure_interrupts(tally),
             speakers=tuple(tally.speakers),

@@ -30,7 +30,9 @@ class LeadReport:
     max_ms: float
     drift_ms: float | None
     """The largest spread within one answer, without its first second and its last chunk;
-    None when no answer was long enough to tell."""
+    None when no answer was long enough to tell. Answers that were cut, or that began when the
+    queue may still have held what an interrupt left, do not count: there it is the interrupt
+    that moves the lead."""
 
 
 @attrs.frozen
@@ -170,6 +172,11 @@ class Tally:
     faults: dict[str, int] = attrs.field(factory=dict)
     closes: list[CloseReport] = attrs.field(factory=list)
 
+    @property
+    def interrupts_s(self) -> list[float]:
+        """When there was an interrupt, ours or a command."""
+        return [*(cut.at_s for cut in self.sent), *(cut.at_s for cut in self.received)]
+
     def interrupt_received(self, received: ReceivedInterrupt) -> None:
         """Note a command, and which interrupt of ours it answers: the last, if any waits."""
         self.received.append(received)
@@ -193,12 +200,18 @@ def measure_gaps(queue: PlaybackQueue) -> GapReport:
     return GapReport(len(gaps), sum(gaps), max(gaps, default=0.0))
 
 
-def measure_lead(queue: PlaybackQueue) -> LeadReport | None:
-    """None if nothing was ever queued."""
+def measure_lead(queue: PlaybackQueue, interrupts_s: Sequence[float] = ()) -> LeadReport | None:
+    """None if nothing was ever queued; ``interrupts_s`` is when there were interrupts."""
     leads = [lead for answer in queue.answers for _, lead in answer.leads]
     if not leads:
         return None
-    steady = [answer.steady_leads for answer in queue.answers]
+    after_s = max(leads)
+    steady = [
+        answer.steady_leads
+        for answer in queue.answers
+        if not answer.cut
+        and not any(0 <= answer.start_s - at_s <= after_s for at_s in interrupts_s)
+    ]
     spreads = [max(s) - min(s) for s in steady if len(s) > 1]
     return LeadReport(
         min(leads) * 1000,
@@ -260,6 +273,11 @@ def printable(text: str, limit: int = 200) -> str:
     return shown if len(shown) <= limit else shown[:limit] + "…"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 answer``, ``2 answers``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def dump_reports(reports: Sequence[Report]) -> str:
     """JSON of one report, or a list of several."""
     values = [report.to_json() for report in reports]
@@ -282,7 +300,7 @@ def _lines(report: Report) -> list[str]:
         f" {report.platform}, {report.form} frames, {report.layout} audio",
         f"  sent      {report.frames_sent} frames, {report.sent_s:.2f} s of audio"
         f" ({report.frames_lost} lost, at most {report.late_ms:.0f} ms late)",
-        f"  heard     {report.heard_s:.2f} s in {len(report.answers)} answers"
+        f"  heard     {report.heard_s:.2f} s in {counted(len(report.answers), 'answer')}"
         f" ({report.received_s:.2f} s received, {report.cleared_s:.2f} s cleared,"
         f" {report.unplayed_s:.2f} s not played)",
     ]
@@ -292,7 +310,7 @@ def _lines(report: Report) -> list[str]:
         lines.append(f"  answered  {shown} ms after the end of speech")
     if report.lead is not None:
         lead, gaps = report.lead, report.gaps
-        drift = "unknown" if lead.drift_ms is None else f"{lead.drift_ms:.0f} ms"
+        drift = _why_no_drift(report) if lead.drift_ms is None else f"{lead.drift_ms:.0f} ms"
         lines += [
             f"  lead      {lead.min_ms:.0f} / {lead.mean_ms:.0f} / {lead.max_ms:.0f} ms"
             f" (min / mean / max), drift {drift}",
@@ -318,6 +336,12 @@ def _lines(report: Report) -> list[str]:
     if report.saved is not None:
         lines.append(f"  saved     {report.saved}")
     return lines
+
+
+def _why_no_drift(report: Report) -> str:
+    if report.interrupts:
+        return "unknown: no answer much longer than 1 s was free of interrupts"
+    return "unknown: no answer was much longer than 1 s"
 
 
 def _answered(cut: InterruptReport) -> str:

@@ -24,6 +24,10 @@ Platform = Literal["meet", "zoom", "teams"]
 Order = Literal["control", "audio", "together"]
 Cut = Literal["clean", "abrupt", "overlap"]
 
+BOT_NAME = "MeetStream Agent"
+"""Among the names that a server takes for its own bot's unless it is told otherwise: under any
+other name it would hear its own voice as a person's, and answer itself."""
+
 NO_SPEAKER = "NoSpeaker"
 """The name under which MeetStream sends what it can attribute to nobody."""
 
@@ -88,7 +92,8 @@ class Scenario:
     url: str = attrs.field(repr=False)  # its path may hold a token; `where` can be shown
     """``ws://HOST:PORT`` or ``wss://``, with the server's path prefix and query, if any."""
     bot_id: str = attrs.field(factory=lambda: str(uuid.uuid4()))
-    bot_name: str = "Simulated Bot"
+    bot_name: str = BOT_NAME
+    """Whose voice `own_voice_echo` is; one of the server's names for its own bot."""
     speakers: tuple[SpeakerPart, ...] = ()
     messages: tuple[UserMessage, ...] = ()
     interrupts_s: tuple[float, ...] = ()

@@ -28,6 +28,9 @@ Int16 = NDArray[np.int16]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _LOWEST_HZ, _HIGHEST_HZ, _MOST_CHANNELS = 4_000, 192_000, 64
+_OPEN_BYTES = 0x7FFFF000
+"""From here on a size is no size but what a writer to a pipe puts where it cannot know it:
+sox and eSpeak write this, ffmpeg 0xFFFFFFFF."""
 _MEND = "convert it with: ffmpeg -i IN -ar 48000 -ac 1 -c:a pcm_s16le OUT.wav"
 
 
@@ -45,17 +48,25 @@ def read_wav(path: str | Path) -> Float32:
     """The sound of ``path`` as float32 ``(samples,)``, full scale ±1.0, 48 kHz, mono.
 
     Takes 8, 16, 24 and 32-bit integers and 32 and 64-bit floats, any rate from 4 to 192 kHz,
-    any number of channels (their mean). A file cut short gives what is there.
+    any number of channels (their mean). Where the header leaves the length open, as one
+    written to a pipe does, the sound goes to the end of the file.
 
     Raises:
-        SimulatorError: the file cannot be read, or is no such WAV; one line that names it.
+        SimulatorError: the file cannot be read, is no such WAV, or is shorter than its header
+            says; one line that names it.
     """
     name = str(path)
     try:
         data = Path(path).read_bytes()
+    except FileNotFoundError as exc:
+        raise SimulatorError(
+            f"cannot read {name}: no such file: give the path of a WAV"
+        ) from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL byte in the name
         reason = exc.strerror if isinstance(exc, OSError) else None
-        raise SimulatorError(f"cannot read {name}: {reason or exc}") from exc
+        raise SimulatorError(
+            f"cannot read {name}: {reason or exc}: give the path of a WAV"
+        ) from exc
     try:
         layout, body = _take_chunks(data)
         samples = _to_float(layout, body)
@@ -83,7 +94,42 @@ def writing_wav(path: str | Path) -> Iterator[Callable[[Int16], None]]:
             file.setframerate(MEETING_RATE_HZ)
             yield lambda block: file.writeframes(block.astype("<i2").tobytes())
     except OSError as exc:
-        raise SimulatorError(f"cannot write {path}: {exc.strerror or exc}") from exc
+        raise _unwritable(path, exc) from exc
+
+
+def check_writable(path: Path) -> None:
+    """Find out now whether `path` can be written later; leaves everything as it was.
+
+    Raises:
+        SimulatorError: it cannot; one line that names it.
+    """
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            return  # a device or a pipe: opening it could wait for its reader, or be seen by it
+        new = not path.exists()
+        with path.open("ab"):
+            pass
+        if new:
+            path.unlink()
+    except (OSError, ValueError) as exc:  # ValueError: a NUL byte in the name
+        raise _unwritable(path, exc) from exc
+
+
+def _unwritable(path: str | Path, error: OSError | ValueError) -> SimulatorError:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return SimulatorError(f"cannot write {path}: {reason or error}: choose another path")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to a file, as UTF-8.
+
+    Raises:
+        SimulatorError: the file cannot be written; one line that names it.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise _unwritable(path, exc) from exc
 
 
 def to_pcm16(samples: Float32) -> Int16:
@@ -105,10 +151,22 @@ def _take_chunks(data: bytes) -> tuple[_Layout, bytes]:
         elif kind == b"data":
             if layout is None:
                 raise ValueError("its data comes before its format")
-            # A size past the end is normal: a writer to a pipe could not know it.
+            if size >= _OPEN_BYTES or (size == 0 and _is_open(data, at)):
+                return layout, data[at + 8 :]
+            if len(body) < size:
+                raise ValueError(f"it is cut short: {len(body)} of {size} bytes of sound")
             return layout, body
         at += 8 + size + size % 2
     raise ValueError("no audio in it")
+
+
+def _is_open(data: bytes, at: int) -> bool:
+    """Whether the empty data chunk at ``at`` is one whose size was never filled in.
+
+    In a file that was finished, the size of the whole covers whatever follows it.
+    """
+    (whole,) = struct.unpack_from("<I", data, 4)
+    return bool(whole >= _OPEN_BYTES or whole <= at)
 
 
 def _read_layout(body: bytes) -> _Layout:
