@@ -89,7 +89,11 @@ def test_any_coroutine_function_will_do(workdir: Path, attribute: str) -> None:
         ("mine_absent:f", "start from its directory or install it"),
         ("mine_absent.sub:f", "start from its directory or install it"),
         ("mine_ok.sub:f", "cannot import mine_ok.sub"),
-        ("mine_ok:absent", "mine_ok has no absent"),
+        ("mine_ok:absent", "mine_ok has no absent; it has good"),
+        ("mine_many:f", "mine_many has no f; it has a0, a1, a2, a3, a4, ..."),
+        ("mine_none:f", "mine_none has no f; write async def f(meeting)"),
+        ("mine_ok.py:good", "write it without .py: mine_ok:good"),
+        ("./bots/mine_ok.py:good", "write it without .py: bots.mine_ok:good"),
         ("mine_ok:plain", "is not a coroutine function: write async def plain"),
         ("mine_ok:number", "is not a coroutine function"),
         ("mine_ok:instance.absent", "has no instance.absent"),
@@ -105,6 +109,11 @@ def test_what_cannot_be_used_is_one_line_with_the_mend(
     (workdir / "mine_needs.py").write_text("import no_such_package_here\n")
     (workdir / "mine_broken.py").write_text("x = 1\ndef f(:\n")
     (workdir / "mine_raising.py").write_text("1 / 0\n")
+    many = "".join(f"async def a{n}(meeting): pass\n" for n in range(6))
+    (workdir / "mine_many.py").write_text("from mine_ok import good\n" + many)
+    (workdir / "mine_none.py").write_text(
+        "from mine_ok import good\nasync def _hidden(meeting): pass\n"
+    )
     with pytest.raises(SettingsError) as caught:
         find_agent(name)
     assert text in str(caught.value)

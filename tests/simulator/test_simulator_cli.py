@@ -89,6 +89,7 @@ def test_a_run_prints_its_events_and_report_and_keeps_its_promises(
     assert "chat: you wrote hello" in out
     assert "the bot speaks" in out
     assert "bot b7 at ws://127.0.0.1" in out
+    assert out.endswith("\nexpectations: 4 of 4 met\n")
     values = json.loads(report.read_text())
     assert values["bot_id"] == "b7"
     assert values["heard_s"] == pytest.approx(0.3)
@@ -147,12 +148,29 @@ def test_what_cannot_be_used_is_one_line_and_exit_2(
     assert err.count("\n") == 1
 
 
-def test_a_report_that_cannot_be_written_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("flag", ["--report", "--save"])
+def test_a_file_that_cannot_be_written_is_one_line_before_connecting(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ws://127.0.0.1:1", f"{flag}={tmp_path}/none/file"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("simulate: cannot write ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("flag", ["--report", "--save"])
+def test_the_report_is_printed_even_if_a_file_cannot_be_written_after_all(
+    flag: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with server_in_a_thread() as url:
-        assert main([url, "--duration=0", "--quiet", f"--report={tmp_path}"]) == 2
-    assert "cannot write" in capsys.readouterr().err
+        assert main([url, "--duration=0.1", "--bot-id=b7", f"{flag}=/dev/full"]) == 2
+    out, err = capsys.readouterr()
+    assert "bot b7 at ws://127.0.0.1" in out
+    assert "saved" not in out
+    assert err.startswith("simulate: cannot write /dev/full: No space left")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -184,6 +202,30 @@ def test_a_bad_argument_is_one_line_and_exit_2(
     assert "secret" not in err
 
 
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--expect-max-gap-ms=x", "'x' is not a number of milliseconds"),
+        ("--expect-heard=x", "'x' is not a number of seconds"),
+        ("--speed=x", "'x' is not a number"),
+        ("--bots=x", "'x' is not a whole number"),
+        ("--expect-close=x", "'x' is not a whole number"),
+        ("--expect-close=7", "7 is not from 1000 to 4999"),
+        ("--reconnect=audio:clean@1.1.1", "'1.1.1' is not a number of seconds"),
+        ("--speaker=A=f.wav@x", "'x' is not a number of seconds"),
+        ("--speaker=A=f.WAV@-1", "-1 is not 0 or more"),
+    ],
+)
+def test_a_bad_number_is_told_in_words_of_the_user(
+    argument: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["ws://h", argument])
+    err = capsys.readouterr().err
+    assert words in err
+    assert "_" not in err
+
+
 def test_help_tells_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["--help"])
@@ -191,6 +233,9 @@ def test_help_tells_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> No
     assert left.value.code == 0
     for piece in ("SECONDS", "(default: 20)", "--expect-max-tail-ms MS", "exit code"):
         assert piece in out
+    words = " ".join(out.split())
+    assert "must be one of the server's --bot-name" in words
+    assert "http:// and https:// mean the same" in words
 
 
 def test_speakers_messages_and_the_rest_are_read_from_text() -> None:

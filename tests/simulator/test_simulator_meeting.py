@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import ssl
 import wave
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +20,7 @@ from trio_websocket import wrap_server_stream
 from tests.simulator.small_server import RATE_HZ, SmallServer, tone, voice
 from trio_bridge.simulator import (
     Reconnect,
+    RecordingError,
     Report,
     Scenario,
     SimulatorError,
@@ -384,10 +388,73 @@ async def test_a_refused_upgrade_and_a_closed_port_are_one_line() -> None:
     with trio.fail_after(20):
         async with small_server() as server:
             url = await server.listen()
-            with pytest.raises(SimulatorError, match=r"refused: HTTP 401"):
+            with pytest.raises(
+                SimulatorError, match=r"HTTP 401: the server wants a token: .*/t/"
+            ):
                 await simulate(Scenario(url=f"{url}/refuse"))
-        with pytest.raises(SimulatorError, match=r"cannot reach .*is the server running"):
+        with pytest.raises(SimulatorError) as caught:
             await simulate(Scenario(url=url))
+    assert str(caught.value) == (
+        f"cannot reach {url}: connection refused: is the server running there?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "is the host's name right?"),
+        (ssl.SSLError(1, "wrong version number"), "is it ws:// and not wss://?"),
+        (UnicodeError("label too long"), "that is no host name"),
+        (ConnectionResetError(errno.ECONNRESET, "x"), "connection reset by peer: is the"),
+    ],
+)
+async def test_why_there_is_no_connection_is_said_in_words(
+    error: Exception, words: str
+) -> None:
+    async def connect() -> trio.abc.Stream:
+        raise error
+
+    with pytest.raises(SimulatorError) as caught:
+        await simulate(Scenario(url=URL), open_stream=connect)
+    assert words in str(caught.value)
+    assert "Errno" not in str(caught.value)
+
+
+async def test_a_recording_that_cannot_be_written_is_found_out_before_the_meeting(
+    tmp_path: Path,
+) -> None:
+    async def connect() -> trio.abc.Stream:
+        raise AssertionError("not reached")
+
+    with pytest.raises(SimulatorError, match="cannot write"):
+        await simulate(Scenario(url=URL, save=tmp_path / "none" / "a"), open_stream=connect)
+
+
+async def test_a_recording_that_fails_at_the_end_does_not_cost_the_report(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    directory = tmp_path / "gone"
+    directory.mkdir()
+    async with small_server() as server:
+
+        async def connect() -> trio.abc.Stream:
+            if directory.exists():
+                directory.rmdir()
+            return await server.open_stream()
+
+        scenario = Scenario(url=URL, duration_s=1.0, save=directory / "a.wav")
+        with pytest.raises(RecordingError, match="cannot write") as caught:
+            await simulate(scenario, open_stream=connect)
+    assert caught.value.report.frames_sent == 50
+    assert caught.value.report.saved is None
+
+
+async def test_the_time_is_0_until_both_channels_are_open(autojump_clock: MockClock) -> None:
+    async with small_server(greeting=('{"command": "dance", "bot_id": "BOT"}',)) as server:
+        _, told = await run(server, order_gap_s=3.0, duration_s=1.0)
+    times_s = [event.at_s for event in told]
+    assert times_s[:2] == [0.0, 0.0]
+    assert times_s == sorted(times_s)
 
 
 async def deaf_after_hello(stream: trio.abc.Stream) -> None:

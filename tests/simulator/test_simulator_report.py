@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.simulator.small_server import tone, voice
+from trio_bridge.config import Settings
 from trio_bridge.simulator import (
     Expectations,
     Reconnect,
@@ -22,6 +24,9 @@ from trio_bridge.simulator import (
     SpeakerPart,
     UserMessage,
 )
+from trio_bridge.simulator.arguments import make_parser
+from trio_bridge.simulator.events import Stamps
+from trio_bridge.simulator.playback import PlaybackQueue
 from trio_bridge.simulator.recording import Recording
 from trio_bridge.simulator.report import (
     AnswerReport,
@@ -31,6 +36,7 @@ from trio_bridge.simulator.report import (
     LeadReport,
     count,
     dump_reports,
+    measure_lead,
     printable,
 )
 from trio_bridge.simulator.voices import Room, load_voices
@@ -133,7 +139,7 @@ def test_the_report_is_json_for_one_bot_and_a_list_for_more() -> None:
 def test_the_text_names_what_was_measured_and_stays_printable() -> None:
     text = attrs.evolve(GOOD, chats=("\x1b[2Jboo\n",)).to_text()
     for piece in (
-        "4.00 s in 1 answers",
+        "4.00 s in 1 answer (",
         "400 ms after the end of speech",
         "100 / 250 / 300 ms",
         "answered after 20 ms",
@@ -151,8 +157,53 @@ def test_the_text_names_what_was_measured_and_stays_printable() -> None:
             GOOD, interrupts=(InterruptReport(1.0, True, None, 0.0, None, 0.0),)
         ).to_text()
     )
-    assert "drift unknown" in attrs.evolve(GOOD, lead=LeadReport(1, 1, 1, None)).to_text()
+    no_drift = attrs.evolve(GOOD, lead=LeadReport(1, 1, 1, None))
+    assert "drift unknown: no answer much longer than 1 s was free" in no_drift.to_text()
+    no_drift = attrs.evolve(no_drift, interrupts=())
+    assert "drift unknown: no answer was much longer than 1 s" in no_drift.to_text()
+    two = attrs.evolve(GOOD, answers=GOOD.answers * 2)
+    assert "4.00 s in 2 answers (" in two.to_text()
     assert "lead" not in SILENT.to_text()
+
+
+def answer(queue: PlaybackQueue, at_s: float, later_s: float = 0.0) -> None:
+    """Three seconds, 0.3 s ahead, of which the last chunks come ``later_s`` later."""
+    queue.enqueue(tone(0.3), at_s)
+    for index in range(1, 28):
+        queue.enqueue(tone(0.1), at_s + 0.1 * index + (later_s if index > 15 else 0.0))
+
+
+def drift_ms(queue: PlaybackQueue, interrupts_s: Sequence[float] = ()) -> float | None:
+    lead = measure_lead(queue, interrupts_s)
+    assert lead is not None
+    return lead.drift_ms
+
+
+def test_an_interrupt_is_no_drift() -> None:
+    queue = PlaybackQueue()
+    answer(queue, 10.0, later_s=0.05)
+    assert drift_ms(queue) == pytest.approx(50, abs=1)
+    queue.cut(12.8)
+    assert drift_ms(queue) is None
+    answer(queue, 20.0, later_s=0.05)
+    assert drift_ms(queue) == pytest.approx(50, abs=1)
+    (_, second) = queue.answers
+    assert drift_ms(queue, [second.start_s - 0.05]) is None
+    assert drift_ms(queue, [second.start_s - 5.0, second.start_s + 5.0]) is not None
+
+
+def test_demands_are_counted_one_for_each_flag() -> None:
+    assert Expectations().demands == 0
+    assert Expectations(heard_s=0, close_code=1000, chats=(re.compile("a"),) * 2).demands == 4
+
+
+def test_a_time_that_was_passed_is_told_after_the_line() -> None:
+    stamps = Stamps(places=2)
+    assert stamps.stamp(1.0) == (1.0, "")
+    assert stamps.stamp(2.001) == (2.0, "")
+    assert stamps.stamp(1.999) == (2.0, "")  # looks the same
+    assert stamps.stamp(1.5) == (2.0, " (at 1.50 s)")
+    assert stamps.stamp(3.0) == (3.0, "")
 
 
 def test_counts_are_bounded_whatever_a_server_invents() -> None:
@@ -186,6 +237,11 @@ def test_counts_are_bounded_whatever_a_server_invents() -> None:
 def test_a_scenario_that_cannot_be_run_is_not_made(fields: Any, reason: str) -> None:
     with pytest.raises(SimulatorError, match=reason):
         Scenario(**{"url": "ws://h", **fields})
+
+
+def test_the_bot_has_a_name_that_a_server_takes_for_its_own() -> None:
+    assert Scenario(url="ws://h").bot_name in Settings().bot_name
+    assert make_parser().parse_args(["ws://h"]).bot_name in Settings().bot_name
 
 
 def test_the_address_is_split_and_its_secrets_are_not_shown() -> None:

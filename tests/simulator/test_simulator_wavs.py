@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import wave
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_bridge.simulator import SimulatorError
-from trio_bridge.simulator.wavs import read_wav, to_pcm16, writing_wav
+from trio_bridge.simulator.wavs import check_writable, read_wav, to_pcm16, writing_wav
 
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 
@@ -100,9 +101,28 @@ def test_other_chunks_and_open_ended_sizes_are_read_over(tmp_path: Path) -> None
     assert len(read_wav(path)) == 24_000
 
 
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF])
+def test_a_length_that_was_never_filled_in_is_the_rest_of_the_file(
+    size: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.wav"
+    data = riff(encoded(sine(48_000), 16), size=size)
+    path.write_bytes(data[:4] + struct.pack("<I", size) + data[8:])
+    assert len(read_wav(path)) == 24_000
+
+
+def test_an_empty_sound_is_not_the_chunk_that_follows_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    data = riff(b"LIST" + struct.pack("<I", 4) + b"abcd", size=0)
+    path.write_bytes(data)
+    with pytest.raises(SimulatorError, match="no audio in it"):
+        read_wav(path)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
+        (riff(bytes(100), size=400), "it is cut short: 100 of 400 bytes of sound"),
         (b"", "not a WAV file"),
         (b"OggS" + bytes(100), "not a WAV file"),
         (b"RIFF\0\0\0\0WAVE", "no audio in it"),
@@ -140,6 +160,26 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         writing_wav(tmp_path / "none" / "a.wav"),
     ):
         raise AssertionError("not reached")
+
+
+def test_a_file_that_is_not_there_is_told_with_the_mend(tmp_path: Path) -> None:
+    with pytest.raises(
+        SimulatorError, match=r"none\.wav: no such file: give the path of a WAV$"
+    ):
+        read_wav(tmp_path / "none.wav")
+
+
+def test_finding_out_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    there = tmp_path / "there.wav"
+    there.write_bytes(b"kept")
+    check_writable(there)
+    check_writable(tmp_path / "new.wav")
+    check_writable(Path(os.devnull))
+    assert [path.name for path in tmp_path.iterdir()] == ["there.wav"]
+    assert there.read_bytes() == b"kept"
+    for path in (tmp_path, tmp_path / "none" / "a.wav", there / "a.wav", Path("a\0b")):
+        with pytest.raises(SimulatorError, match=r"cannot write .*: choose another path"):
+            check_writable(path)
 
 
 @given(st.binary(max_size=200), st.integers(0, 60))
