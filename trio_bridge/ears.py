@@ -44,11 +44,31 @@ def _note_cost(event: object) -> int:
 class _Inner:
     """The part of an ear that its meeting knows; the agent holds the other one."""
 
-    by: View
+    hearing: Hearing
     audio: Lane[Piece]
     notes: Lane[object] = attrs.field(
         default=attrs.Factory(_new_notes, takes_self=True), init=False
     )
+    ready: deque[object] = attrs.field(factory=deque, init=False)
+    """Events made and not given yet: those of one piece at most."""
+    idle: bool = attrs.field(default=False, init=False)
+    """The agent waits, and has taken everything."""
+
+    def hear(self, piece: Piece) -> None:
+        """Take one piece; never waits.
+
+        While the agent is idle the piece is heard in this very step, and the agent is woken
+        only when something came of it: a resampler gives nothing for every other frame.
+        """
+        if not self.idle:
+            self.audio.put_nowait(piece)
+            return
+        self.audio.count(piece)
+        events = self.hearing.feed(piece)
+        if events:
+            self.ready.extend(events)
+            self.idle = False
+            self.audio.bell.ring()
 
 
 class Ear(Generic[Event]):
@@ -58,9 +78,8 @@ class Ear(Generic[Event]):
     `trio.Cancelled` nothing is lost. Not for two tasks at once.
     """
 
-    def __init__(self, audience: Audience, inner: _Inner, hearing: Hearing) -> None:
-        self._audience, self._inner, self._hearing = audience, inner, hearing
-        self._ready: deque[object] = deque()
+    def __init__(self, audience: Audience, inner: _Inner) -> None:
+        self._audience, self._inner = audience, inner
         self._given = 0
         self._finished = False
 
@@ -72,20 +91,25 @@ class Ear(Generic[Event]):
         self._given += 1
         if self._given % TURN == 0:
             await trio.lowlevel.checkpoint()
-        inner, ready = self._inner, self._ready
+        inner = self._inner
+        ready = inner.ready
         while True:
             if (note := inner.notes.take_nowait()) is not None:
                 return cast(Event, note)
             if ready:
                 return cast(Event, ready.popleft())
             if (piece := inner.audio.take_nowait()) is not None:
-                ready.extend(self._hearing.feed(piece))
+                ready.extend(inner.hearing.feed(piece))
             elif not inner.audio.closed:
-                await inner.audio.bell.wait()
+                inner.idle = True
+                try:
+                    await inner.audio.bell.wait()
+                finally:
+                    inner.idle = False
                 self._given = 0
             elif not self._finished:
                 self._finished = True
-                ready.extend(self._hearing.finish())
+                ready.extend(inner.hearing.finish())
             else:
                 raise StopAsyncIteration
 
@@ -131,20 +155,24 @@ class Audience:
         lane.capacity = _room(hearing.by, backlog or self.backlog)
         if self._over:
             lane.close()
-        inner = _Inner(hearing.by, lane)
+        inner = _Inner(hearing, lane)
         while (note := self._early_notes.take_nowait()) is not None:
             inner.notes.put_nowait(note)
         self._ears.append(inner)
-        return Ear(self, inner, hearing)
+        return Ear(self, inner)
 
     def hear(self, heard: Heard) -> None:
         """Give new audio to every ear; never waits."""
         for piece in heard.mix:
             self.heard += len(piece.samples)
-        pairs = [(ear.by, ear.audio) for ear in self._ears] or list(self._early.items())
-        if not pairs:
+        for ear in self._ears:
+            for piece in heard.mix if ear.hearing.by == "mix" else heard.voices:
+                ear.hear(piece)
+        if self._ears:
+            return
+        if not self._early:
             self.unheard += sum(len(piece.samples) for piece in heard.mix)
-        for by, lane in pairs:
+        for by, lane in self._early.items():
             for piece in heard.mix if by == "mix" else heard.voices:
                 lane.put_nowait(piece)
 

@@ -110,6 +110,12 @@ class Lane(Generic[T]):
         if not self.closed:
             self._add(item, cost)
 
+    def count(self, item: T) -> None:
+        """Book ``item`` as put and taken: its consumer got it without a queue."""
+        cost = self.cost(item)
+        self.offered += cost
+        self.taken += cost
+
     def take_nowait(self) -> T | None:
         """The oldest item, or None when there is none."""
         if not self._items:

@@ -99,7 +99,7 @@ class Gate(trio.abc.Stream):
                 # A stranger's memory and CPU are bounded by not reading it.
                 await self.admitted.wait()
             elif cutter.pending:
-                frame = self._cut()
+                frame = self._cut(trio.current_time())
                 if frame is not None:
                     self._turns += 1
                     return frame
@@ -112,8 +112,8 @@ class Gate(trio.abc.Stream):
     def _is_closing(self) -> bool:
         return self.ws is not None and self.ws.closed is not None
 
-    def _cut(self) -> bytes | None:
-        now_s, turn = trio.current_time(), self._limits.fast_turn
+    def _cut(self, now_s: float) -> bytes | None:
+        turn = self._limits.fast_turn
         try:
             return self._cutter.cut(now_s, turn=turn, closing=self._is_closing())
         except Violation as violation:
@@ -141,7 +141,7 @@ class Gate(trio.abc.Stream):
                 alive = bool(data)
                 if alive:
                     self._cutter.feed(data)
-                    self._charge(len(data))
+                    self._charge(len(data), trio.current_time())
         except trio.BrokenResourceError:
             self._end()
             raise
@@ -155,15 +155,16 @@ class Gate(trio.abc.Stream):
 
     def _push(self, data: bytes) -> bool:
         """Take ``data`` in, outside any task of this connection; True: it was all audio."""
+        now_s = trio.current_time()
         self._cutter.feed(data)
-        self._stash = self._cut()
-        self._charge(len(data))
+        self._stash = self._cut(now_s)
+        self._charge(len(data), now_s)
         done = self._stash is None and not self._cutter.pending
         return done and self._budget_bytes >= 0 and not self._dead
 
-    def _charge(self, received_bytes: int) -> None:
+    def _charge(self, received_bytes: int, now_s: float) -> None:
         """Charge one token bucket for bytes and frames."""
-        limits, now_s = self._limits, trio.current_time()
+        limits = self._limits
         earned = (now_s - self._budget_at_s) * limits.bytes_per_s
         frames = self._cutter.frames
         spent = received_bytes + (frames - self._charged_frames) * limits.frame_cost_bytes
