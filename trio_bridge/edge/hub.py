@@ -20,6 +20,8 @@ from trio_bridge.edge.transport import RawStream
 
 BATCH = 64
 """Sockets read before other tasks get their turn; the rest are still ready afterwards."""
+QUIET_TICKS = 20
+"""Ticks without a byte after which the hub sleeps until there is one."""
 
 Sink = Callable[[bytes], bool]
 
@@ -105,15 +107,29 @@ class Hub:
 
     async def run(self) -> None:
         """Read until cancelled, then leave everything that waits to its own task's end."""
-        streams, poll = self._streams, self._epoll.poll
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                if self._tick_s:
+                quiet = 0
+                while self._tick_s and quiet < QUIET_TICKS:
+                    # As long as audio flows, the clock wakes us: a re-armed descriptor and a
+                    # wake-up of its own for each frame are what a tick is to save.
                     await trio.sleep(self._tick_s)
-                for descriptor, _ in poll(0, BATCH):
-                    stream = streams.get(descriptor)
-                    if stream is not None:  # else its neighbour's frame has just ended it
-                        stream.serve()
+                    read = self._serve()
+                    quiet = 0 if read else quiet + 1
+                    while read == BATCH:
+                        await trio.lowlevel.checkpoint()
+                        read = self._serve()
+                if not self._tick_s:
+                    self._serve()
         finally:
             self._epoll.close()
+
+    def _serve(self) -> int:
+        """Read every socket that has bytes, `BATCH` at most; how many there were."""
+        ready = self._epoll.poll(0, BATCH)
+        for descriptor, _ in ready:
+            stream = self._streams.get(descriptor)
+            if stream is not None:  # else its neighbour's frame has just ended it
+                stream.serve()
+        return len(ready)
