@@ -221,7 +221,7 @@ class Session:
 
     async def _keep_time(self) -> None:
         """The meeting's only clock: gaps become silence, and grace runs out."""
-        while True:
+        while not self.over:
             now_s = trio.current_time()
             grace_ends_s = self._attendance.grace_ends_s
             if grace_ends_s is not None and now_s >= grace_ends_s:

@@ -15,7 +15,7 @@ from trio_bridge.audio.hearing import (
     Utterance,
     View,
 )
-from trio_bridge.audio.mixing import Piece
+from trio_bridge.audio.mixing import MANY_VOICES, Piece
 from trio_bridge.audio.pcm import Samples, silence
 from trio_bridge.audio.speakers import NO_SPEAKER, Speaker
 from trio_bridge.audio.timeline import RATE_HZ
@@ -163,3 +163,14 @@ def test_however_the_pieces_are_cut_the_chunks_are_the_same(
         at += length
     got = chunks(events + cut.finish())
     assert [c.samples.tobytes() for c in got] == [c.samples.tobytes() for c in expected]
+
+
+def test_thousands_of_speakers_alone_are_heard_with_a_bounded_number_of_runs() -> None:
+    hearing = Hearing(RATE_HZ, 20, "speaker")
+    events: list[HeardEvent] = []
+    for n in range(1_000):
+        events += hearing.feed(Piece(Speaker(str(n), ""), n, silence(10)))
+        assert len(hearing._strands) <= MANY_VOICES + 1
+    events += hearing.finish()
+    heard = {chunk.speaker: len(chunk.samples) for chunk in chunks(events)}
+    assert heard == {Speaker(str(n), ""): 10 for n in range(1_000)}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_bridge.audio.layout import Layout
-from trio_bridge.audio.mixing import Piece
+from trio_bridge.audio.mixing import LONGEST_LEAD_S, MANY_VOICES, OTHERS, Piece
 from trio_bridge.audio.pcm import Samples, silence
 from trio_bridge.audio.speakers import Speaker
 from trio_bridge.audio.timeline import ABSENT_S, LONGEST_FILL_S, RATE_HZ, Heard, Timeline
@@ -283,3 +283,67 @@ def test_whatever_comes_and_when_the_books_balance_and_no_voice_is_mislabelled(
     for piece in listener.mix:
         assert piece.start >= ends
         ends = piece.start + len(piece.samples)
+
+
+# -- what a review found ---------------------------------------------------------------------
+
+
+def test_a_speaker_who_runs_far_ahead_of_another_does_not_pile_up() -> None:
+    listener = Listener("separate")
+    for _, now_s in times(250):
+        listener.add(BRUNO, now_s)
+        for _ in range(40):
+            listener.add(ALICE, now_s)
+        assert listener.timeline.waiting <= (LONGEST_LEAD_S + 0.1) * RATE_HZ
+    listener.finish(5.0)
+    assert listener.said(BRUNO) == 250 * FRAME
+    assert listener.said(ALICE) == 250 * 40 * FRAME
+    listener.samples()
+
+
+def test_the_longest_frame_is_still_mixed_beside_another_speakers() -> None:
+    """It puts its speaker two seconds ahead at once, and the lead allows for it."""
+    listener = Listener("separate")
+    for n, now_s in times(200):
+        listener.add(BRUNO, now_s)
+        if n == 50:
+            listener.add(ALICE, now_s, 2 * RATE_HZ)
+    listener.finish(4.0)
+    assert listener.length == 4 * RATE_HZ
+    both = np.count_nonzero(listener.samples() == np.float32(0.75))
+    assert both == pytest.approx(2 * RATE_HZ, abs=2 * FRAME)
+
+
+def test_thousands_of_speakers_at_once_share_a_few_voices_and_keep_their_names() -> None:
+    timeline = Timeline("separate")
+    heard: dict[Speaker, int] = {}
+    mixed = 0
+    for n in range(4_000):
+        who = Speaker(str(n), "")
+        now = timeline.add(who, frame(ALICE, 96), n / 40_000)
+        mixed += sum(len(piece.samples) for piece in now.mix)
+        for piece in now.voices:
+            assert piece.speaker is not None
+            heard[piece.speaker] = heard.get(piece.speaker, 0) + len(piece.samples)
+        assert timeline.received + timeline.filled == (
+            timeline.mixed + timeline.overlapped + timeline.waiting
+        )
+        assert timeline.waiting <= (LONGEST_LEAD_S + 1) * RATE_HZ
+    mixer = timeline._mixer
+    assert mixer is not None
+    assert len(mixer._voices) == MANY_VOICES + 1
+    assert mixer._voices[OTHERS].speaker == Speaker("3999", "")
+    mixed += sum(len(piece.samples) for piece in timeline.finish(0.1).mix)
+    assert (timeline.waiting, timeline.mixed) == (0, mixed)
+    assert heard == {Speaker(str(n), ""): 96 for n in range(4_000)}
+
+
+def test_when_the_crowd_is_gone_a_speaker_has_a_voice_of_its_own_again() -> None:
+    timeline = Timeline("separate")
+    for n in range(2 * MANY_VOICES):
+        timeline.add(Speaker(str(n), ""), frame(ALICE, 96), 0.0)
+    timeline.tick(5.0)
+    timeline.add(BRUNO, frame(BRUNO), 5.0)
+    mixer = timeline._mixer
+    assert mixer is not None
+    assert set(mixer._voices) == {BRUNO.key}

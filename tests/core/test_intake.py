@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_bridge.audio.mixing import Piece
+from trio_bridge.audio.mixing import LONGEST_LEAD_S, Piece
 from trio_bridge.audio.pcm import Samples
 from trio_bridge.audio.speakers import OwnVoice, Speaker
 from trio_bridge.audio.timeline import RATE_HZ, Heard, Timeline
 from trio_bridge.intake import LONGEST_FRAME_S, SPEAKERS_REMEMBERED, Intake
+from trio_bridge.session import AUDIO_MESSAGE_BYTES
 from trio_bridge.wire.frames import (
     AudioFrame,
     FrameError,
@@ -381,3 +382,57 @@ def test_reasons_and_flaws_are_a_fixed_few_whatever_is_sent() -> None:
             except FrameError as error:
                 assert str(serial) not in error.reason or serial < 10
     assert len(taken.rejected) < 20
+
+
+# -- what a review found ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["auto", "mixed", "separate"])
+def test_an_empty_frame_is_nothing_that_anybody_could_hear(layout: str) -> None:
+    taken = intake(layout=layout)
+    for form in (encode_frame, encode_headed_frame, encode_legacy_frame):
+        heard = taken.take(form(AudioFrame("9", "Bob", b"")), 0.0)
+        assert (heard.mix, heard.voices) == ([], [])
+    assert taken.frames == 3
+    assert taken.timeline.tick(100.0).mix == [], "the meeting has not even begun"
+    assert taken.timeline.finish(100.0).mix == []
+    assert_balanced(taken)
+
+
+def test_empty_frames_do_not_make_one_stream_several() -> None:
+    taken = intake(layout="auto")
+    for serial in range(20):
+        now_s = serial * FRAME_S
+        assert len(taken.take(frame(), now_s).mix) == 1
+        for who in (Speaker("2", "Bob"), ANN) * 3:
+            taken.take(frame(who, b""), now_s)
+    assert not taken.timeline.separate
+    assert taken.timeline.waiting == 0
+
+
+def test_the_largest_audio_message_has_room_for_the_longest_frame_in_any_form() -> None:
+    for channels in (1, 2):
+        longest = AudioFrame("i" * 100, "n" * 100, bytes(2 * RATE_HZ * 2 * channels))
+        for form in (encode_frame, encode_headed_frame, encode_legacy_frame):
+            message = form(longest)
+            assert len(message) <= AUDIO_MESSAGE_BYTES * channels
+            taken = intake(channels=channels)
+            assert len(joined(taken.take(message, 0.0).mix)) == 2 * RATE_HZ
+
+
+@pytest.mark.parametrize("layout", ["auto", "separate"])
+def test_thousands_of_speakers_at_once_are_bounded_and_balance(layout: str) -> None:
+    taken = intake(layout=layout)
+    voices = {f"{n}": 0 for n in range(3_000)}
+    for n, identity in enumerate(voices):
+        heard = taken.take(frame(Speaker(identity, ""), pcm(96)), n / 40_000)
+        for piece in heard.voices:
+            assert piece.speaker is not None
+            voices[piece.speaker.id] += len(piece.samples)
+        assert_balanced(taken)
+    assert taken.timeline.waiting <= (LONGEST_LEAD_S + 0.5) * RATE_HZ
+    for piece in taken.timeline.finish(1.0).voices:
+        assert piece.speaker is not None
+        voices[piece.speaker.id] += len(piece.samples)
+    assert_balanced(taken)
+    assert set(voices.values()) == {96}, "each is still heard under its own name"

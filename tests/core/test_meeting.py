@@ -14,8 +14,17 @@ from trio.testing import wait_all_tasks_blocked
 from tests.core.rooms import RATE_HZ, Room, bridge, listener, quiet, tone
 from trio_bridge.audio.pcm import Samples, from_pcm16
 from trio_bridge.audio.resample import DELAY_MS
+from trio_bridge.ears import Ear
 from trio_bridge.ledger import Ledger
-from trio_bridge.meeting import AudioChunk, Interrupt, Meeting, Turn, Utterance
+from trio_bridge.meeting import (
+    AudioChunk,
+    Event,
+    Interrupt,
+    Meeting,
+    Turn,
+    UserMessage,
+    Utterance,
+)
 from trio_bridge.simulator import Report, Scenario, SpeakerPart, simulate
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -448,3 +457,133 @@ async def test_an_ear_that_is_let_go_is_closed_and_an_ear_opened_too_late_is_emp
         await audio.leave()
         await room.server.registry.empty()
     assert isinstance(late[-1], AudioChunk | Utterance)
+
+
+# -- what a review found ---------------------------------------------------------------------
+
+
+async def test_a_buffer_that_the_agent_uses_again_was_spoken_as_it_was() -> None:
+    async def agent(meeting: Meeting) -> None:
+        for rate_hz in (RATE_HZ, 24_000):
+            block = np.full(rate_hz // 5, 0.5, np.float32)
+            async with meeting.turn() as turn:
+                await turn.say(block, rate_hz=rate_hz)
+                block[:] = 0.0
+                await turn.say(block, rate_hz=rate_hz)
+        await meeting.chat("done")
+
+    heard: list[Samples] = []
+    async with bridge(agent, barge_in_ms=0) as room:
+        control = await room.control()
+        while (command := await control.command())["command"] != "sendmsg":
+            if command["command"] == "sendaudio":
+                heard.append(from_pcm16(base64.b64decode(command["audiochunk"])))
+    said = np.concatenate(heard)
+    length = RATE_HZ // 5
+    assert len(said) == 4 * length
+    assert np.all(np.abs(said[:length] - 0.5) < 1e-3)
+    assert not said[length : 2 * length].any()
+    middle = said[2 * length + 500 : 3 * length - 500]
+    assert np.all(np.abs(middle - 0.5) < 1e-2)
+
+
+async def test_what_was_written_before_the_agent_listened_is_told_to_its_first_ear_only() -> (
+    None
+):
+    told: list[list[object]] = [[], []]
+
+    async def agent(meeting: Meeting) -> None:
+        await trio.sleep(1)  # it connects to its model
+        first, second = meeting.events(), meeting.events()
+
+        async def listen(number: int) -> None:
+            async for event in (first, second)[number]:
+                told[number].append(event)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen, 0)
+            nursery.start_soon(listen, 1)
+
+    async with bridge(agent) as room:
+        control = await room.control()
+        for text in ("hello?", "anybody?"):
+            await control.send({"command": "usermsg", "message": text})
+        await trio.sleep(3)
+        await control.send({"command": "usermsg", "message": "ah"})
+        await wait_all_tasks_blocked()
+    late = UserMessage("ah")
+    assert told == [[UserMessage("hello?"), UserMessage("anybody?"), late], [late]]
+
+
+@pytest.mark.parametrize("field", ["message", "speakerName", "speakerId"])
+@pytest.mark.parametrize("early", [True, False], ids=["before any ear", "slow ear"])
+async def test_what_waits_for_a_slow_agent_is_bounded_in_characters(
+    field: str, early: bool
+) -> None:
+    ears: list[Ear[Event]] = []
+
+    async def agent(meeting: Meeting) -> None:
+        if not early:
+            ears.append(meeting.events())
+        await trio.sleep_forever()
+
+    async with bridge(agent) as room:
+        control = await room.control()
+        for _ in range(10):
+            fields = {"command": "usermsg", "message": "x", "speakerId": "7"}
+            await control.send(fields | {field: "y" * 250_000})
+            await trio.sleep(1)
+        audience = room.session.audience
+        notes = audience._early_notes if early else audience._ears[0].notes
+        waiting = 0
+        while (note := notes.take_nowait()) is not None:
+            assert isinstance(note, UserMessage)
+            assert note.speaker is not None
+            waiting += len(note.text) + len(note.speaker.id) + len(note.speaker.name)
+        assert 250_000 < waiting <= 2**20
+        ears.clear()
+
+
+async def test_a_few_hundred_interrupts_push_no_user_message_out() -> None:
+    got: list[object] = []
+
+    async def agent(meeting: Meeting) -> None:
+        ear = meeting.events()
+        await trio.sleep(60)
+        async for event in ear:
+            got.append(event)
+
+    async with bridge(agent) as room:
+        control = await room.control()
+        room.nursery.start_soon(control.closed)
+        await control.send({"command": "usermsg", "message": "before all the noise"})
+        for _ in range(900):
+            await control.send({"command": "interrupt"})
+        await trio.sleep(61)
+    assert got[0] == UserMessage("before all the noise")
+    assert len(got) == 901
+
+
+async def test_speaking_after_the_turn_is_told_so_and_an_interrupted_turn_is_only_silent() -> (
+    None
+):
+    spoken: list[bool] = []
+
+    async def agent(meeting: Meeting) -> None:
+        async with meeting.turn() as turn:
+            await turn.say(tone(0.1), rate_hz=RATE_HZ)
+        with pytest.raises(RuntimeError, match="the turn is over"):
+            await turn.say(tone(1.0), rate_hz=RATE_HZ)
+        spoken.append(meeting.speaking)
+        assert turn.said_s == turn.heard_s == 0.1
+        async with meeting.turn() as cut:
+            await cut.say(tone(0.1), rate_hz=RATE_HZ)
+            meeting.interrupt()
+            await trio.sleep_forever()
+        await cut.say(tone(1.0), rate_hz=RATE_HZ)
+        spoken.append(meeting.speaking)
+        await listener(meeting)
+
+    async with bridge(agent) as room:
+        await attend(room, scenario(duration_s=3.0))
+    assert spoken == [False, False]

@@ -172,3 +172,50 @@ async def test_a_detached_socket_that_is_no_longer_the_one_changes_nothing() -> 
         await pump.command(SendMessage("x"))
         await trio.sleep(1)
     assert (old.got, new.got) == ([], ["sendmsg"])
+
+
+async def test_played_waits_for_a_chunk_in_flight_and_for_its_second_try() -> None:
+    stalled, next_one = Peer(pace_s=5.0, lives=0), Peer()
+    done_s: list[float] = []
+
+    async def wait(pump: Pump) -> None:
+        await pump.say(tone(0.1))
+        pump.complete()
+        await pump.played()
+        done_s.append(trio.current_time())
+
+    async with pumping(stalled) as pump, trio.open_nursery() as nursery:
+        began_s = trio.current_time()
+        nursery.start_soon(wait, pump)
+        await trio.sleep(20)
+        assert done_s == [], "nothing was ever taken by a bot"
+        assert pump.playout.queued == 4_800
+        pump.attach(next_one)
+        await trio.sleep(1)
+    assert next_one.got == ["sendaudio"]
+    assert [at_s - began_s for at_s in done_s] == pytest.approx([20.1])
+
+
+async def test_played_waits_no_longer_than_the_write_when_the_bot_is_slow_to_take() -> None:
+    done_s: list[float] = []
+
+    async with pumping(Peer(pace_s=5.0)) as pump:
+        began_s = trio.current_time()
+        await pump.say(tone(0.1))
+        pump.complete()
+        with trio.fail_after(60):
+            await pump.played()
+        done_s.append(trio.current_time() - began_s)
+    assert done_s == pytest.approx([5.0])
+
+
+async def test_played_does_not_wait_for_a_chunk_that_an_interrupt_and_a_failure_took() -> None:
+    """As the next turn does that says nothing, when the socket dies after an interrupt."""
+    async with pumping(Peer(pace_s=5.0, lives=0)) as pump:
+        await pump.say(tone(0.1))
+        pump.complete()
+        await trio.sleep(1)
+        pump.interrupt()
+        with trio.move_on_after(60) as scope:
+            await pump.played()
+    assert not scope.cancelled_caught

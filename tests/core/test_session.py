@@ -3,6 +3,7 @@ clock."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -10,12 +11,17 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
+from trio_websocket import ConnectionClosed
 from wsproto.events import BytesMessage
 
-from tests.core.rooms import BOT, Channel, Room, bridge, listener, quiet, tone
+from tests.core.rooms import BOT, Channel, Door, Room, bridge, listener, quiet, tone
+from trio_bridge.audio.timeline import Timeline
+from trio_bridge.config import Settings
 from trio_bridge.errors import SessionEndedError
 from trio_bridge.meeting import Meeting, UnknownMessage, UserMessage
-from trio_bridge.wire.frames import AudioFrame, encode_frame
+from trio_bridge.pump import Pump
+from trio_bridge.server import Server
+from trio_bridge.wire.frames import AudioFrame, encode_frame, encode_legacy_frame
 from trio_bridge.wire.hello import encode_hello
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -519,3 +525,334 @@ async def test_a_clean_end_is_not_an_error(
     assert ended.__dict__["ledger"] == "balanced"
     assert ended.__dict__["received_s"] == 0.5
     assert [r.getMessage() for r in caplog.records if r.levelno > logging.INFO] == []
+
+
+# -- what a review found ---------------------------------------------------------------------
+
+
+async def test_of_two_control_sockets_that_join_at_once_the_newest_gets_the_output() -> None:
+    """Whichever of their tasks Trio runs first; that is chance, so it is tried many times."""
+    for _ in range(30):
+        async with bridge(listener) as room:
+            pair = [await room.connect("/bridge") for _ in range(2)]
+            async with trio.open_nursery() as nursery:
+                for channel in pair:
+                    nursery.start_soon(channel.send, encode_hello(BOT))
+            await wait_all_tasks_blocked()
+            await room.session.meeting.chat("for the newest")
+            outcomes: dict[Channel, str] = {}
+
+            async with trio.open_nursery() as nursery:
+                for channel in pair:
+                    nursery.start_soon(_chat_or_end, channel, outcomes)
+                await trio.sleep(1)
+                nursery.cancel_scope.cancel()
+            assert sorted(outcomes.values()) == [
+                "for the newest", "replaced by a newer connection",
+            ]  # fmt: skip
+            assert room.server.served == 1
+
+
+async def _chat_or_end(channel: Channel, outcomes: dict[Channel, str]) -> None:
+    """Note the first chat message of ``channel``, or why it was closed before one came."""
+    try:
+        outcomes[channel] = (await channel.next("sendmsg"))["message"]
+    except ConnectionClosed as end:
+        outcomes[channel] = (end.reason.reason if end.reason else None) or ""
+
+
+class NotOurs(BaseException):
+    """As `asyncio.CancelledError`, or the outcome exceptions of test frameworks."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncio.CancelledError(),
+        NotOurs("x"),
+        BaseExceptionGroup("x", [NotOurs("x"), ValueError("y")]),
+    ],
+    ids=["asyncio", "bare", "group"],
+)
+async def test_an_agent_that_raises_no_exception_but_a_base_one_ends_its_own_meeting_only(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def agent(meeting: Meeting) -> None:
+        if meeting.bot_id == "bad":
+            await trio.sleep(1)
+            raise error
+        await listener(meeting)
+
+    async with bridge(agent) as room:
+        good, bad = await room.control("good"), await room.control("bad")
+        assert await bad.closed() == (1011, "the agent failed")
+        await wait_all_tasks_blocked()
+        await room.session.meeting.chat("hello")
+        assert (await good.next("sendmsg"))["message"] == "hello"
+    (failure,) = events(caplog, "agent failed")
+    assert failure.__dict__["bot_id"] == "bad"
+
+
+async def test_ctrl_c_in_an_agent_is_not_the_agents_failure_and_ends_the_program() -> None:
+    async def agent(_: Meeting) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012 - it is the room that fails
+        async with bridge(agent) as room:
+            await room.join("/bridge")
+            await trio.sleep(1)
+    assert caught.value.subgroup(KeyboardInterrupt) is not None
+    assert caught.value.split(KeyboardInterrupt)[1] is None
+
+
+async def test_empty_frames_take_no_room_while_nobody_listens_and_flip_no_layout() -> None:
+    async def agent(_: Meeting) -> None:
+        await trio.sleep_forever()
+
+    async with bridge(agent) as room:
+        audio = await room.audio()
+        for n in range(2_000):
+            who = ("alice", "bruno")[n % 2]
+            await audio.send(encode_frame(AudioFrame(who, who, b"")))
+        await audio.hear("alice", tone(0.1))
+        await wait_all_tasks_blocked()
+        session = room.session
+        assert session.intake.frames == 2_005
+        assert not session.intake.timeline.separate
+        assert {view: len(lane) for view, lane in session.audience._early.items()} == {
+            "mix": 5, "speaker": 5,
+        }  # fmt: skip
+        assert session.ledger.faults == []
+        assert session.ledger.received == 4_800
+
+
+async def test_a_long_message_id_is_heard_but_not_remembered() -> None:
+    heard: list[object] = []
+
+    async def agent(meeting: Meeting) -> None:
+        async for event in meeting.events():
+            heard.append(event)
+
+    async with bridge(agent) as room:
+        control = await room.control()
+        for length in (256, 257, 100_000):
+            for _ in range(2):
+                identity = "x" * length
+                await control.send({"command": "usermsg", "message": "m", "id": identity})
+        await wait_all_tasks_blocked()
+        assert list(room.session._seen_ids) == ["x" * 256]
+        assert room.session.ignored == 1
+    assert heard == [UserMessage("m")] * 5
+
+
+@pytest.mark.parametrize("broken", [(Timeline, "tick"), (Pump, "_send")], ids=["time", "pump"])
+async def test_a_fault_of_ours_closes_both_channels_with_1011_and_harms_no_neighbour(
+    broken: tuple[type, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def boom(*_: object) -> None:
+        raise RuntimeError("a bug of ours")
+
+    async with bridge(listener) as room:
+        control, audio = await room.control("bad"), await room.audio("bad")
+        session = room.session
+        with monkeypatch.context() as patch:
+            patch.setattr(*broken, boom)
+            await session.meeting.chat("x")  # wakes the pump
+            await trio.sleep(1.5)  # ... and time passes
+        assert await control.closed() == (1011, "internal error")
+        assert await audio.closed() == (1011, "internal error")
+        neighbour = await room.control("good")
+        await room.session.meeting.chat("hello")
+        assert (await neighbour.next("sendmsg"))["message"] == "hello"
+    (failure,) = events(caplog, "meeting failed")
+    assert failure.__dict__["bot_id"] == "bad"
+    assert failure.exc_info is not None
+
+
+async def test_an_agent_that_will_not_stop_is_reported_though_the_server_is_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    release = trio.Event()
+    reported_s: list[float] = []
+
+    async def agent(_: Meeting) -> None:
+        with trio.CancelScope(shield=True):
+            await release.wait()
+
+    class Clocked(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "meeting would not stop":
+                reported_s.append(trio.current_time())
+
+    clocked = Clocked()
+    log = logging.getLogger("trio_bridge.session")
+    log.addHandler(clocked)
+    try:
+        async with bridge(agent, wrap_up_s=1.0, teardown_s=5.0) as room:
+            await room.control()
+            stopped_s = trio.current_time()
+            room.server.stop()
+            await trio.sleep(60)
+            assert not room.server.stopped.is_set()
+            release.set()
+            await room.server.stopped.wait()
+    finally:
+        log.removeHandler(clocked)
+    (stuck,) = events(caplog, "meeting would not stop")
+    assert any("agent" in name for name in stuck.__dict__["tasks"])
+    assert stuck.__dict__["after_s"] == 5.0
+    # Cancelled when its time to wrap up was over, 1 s after the stop.
+    assert [at_s - stopped_s for at_s in reported_s] == pytest.approx([6.0], abs=0.1)
+
+
+async def test_a_meeting_that_stops_in_time_at_a_shutdown_is_not_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def agent(_: Meeting) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(4)
+
+    async with bridge(agent, wrap_up_s=1.0, teardown_s=5.0) as room:
+        await room.control()
+        room.server.stop()
+        await room.server.stopped.wait()
+    assert events(caplog, "meeting would not stop") == []
+
+
+@pytest.mark.parametrize("path", ["/bridge", "/bridge/audio"])
+async def test_a_socket_that_introduces_itself_during_the_drain_makes_no_session(
+    path: str,
+) -> None:
+    async with bridge(listener) as room:
+        await room.control("old")
+        late, known = await room.connect(path), await room.connect("/bridge/audio")
+        await wait_all_tasks_blocked()
+        room.server.stop(drain_s=30.0)
+        await trio.sleep(1)
+        began_s = trio.current_time()
+        await late.send(encode_hello("new"))
+        assert await late.closed() == (1001, "going away")
+        assert trio.current_time() - began_s < 1.0
+        await known.send(encode_hello("old"))  # of a meeting that goes on: it may join
+        await wait_all_tasks_blocked()
+        assert [session.bot_id for session in room.server.registry] == ["old"]
+        assert "audio" in room.session._attendance
+        assert room.server.served == 1
+
+
+async def test_stereo_frames_of_two_seconds_are_heard_in_either_form() -> None:
+    frame = AudioFrame("a", "A", bytes(2 * 48_000 * 4))
+    async with bridge(listener, channels=2) as room:
+        audio = await room.audio()
+        await audio.send(encode_frame(frame))
+        await audio.send(encode_legacy_frame(frame))
+        await trio.sleep(5)
+        assert room.session.intake.frames == 2
+        assert room.session.intake.rejected == {}
+        assert room.session.ledger.received == 2 * 2 * 48_000
+
+
+async def test_an_agent_that_fails_by_another_meetings_end_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    meetings: dict[str, Meeting] = {}
+
+    async def agent(meeting: Meeting) -> None:
+        meetings[meeting.bot_id] = meeting
+        if meeting.bot_id == "b":
+            await trio.sleep(30)
+            await meetings["a"].chat("a question from the other meeting")
+        await trio.sleep_forever()
+
+    async with bridge(agent, grace_s=1.0) as room:
+        a, b = await room.control("a"), await room.control("b")
+        await a.vanish()
+        assert await b.closed() == (1011, "the agent failed")
+    (failure,) = events(caplog, "agent failed")
+    assert failure.__dict__["bot_id"] == "b"
+
+
+async def test_an_agent_that_still_speaks_when_its_own_bot_has_left_is_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def agent(meeting: Meeting) -> None:
+        await listener(meeting)
+        await meeting.chat("goodbye")
+
+    async with bridge(agent) as room:
+        control, audio = await room.control(), await room.audio()
+        await control.leave()
+        await audio.leave()
+        await room.server.registry.empty()
+    assert events(caplog, "agent failed") == []
+
+
+FLOODS: list[tuple[dict[str, str], list[str]]] = [
+    ({"command": "interrupt"}, ["interrupted", "interrupt sent"]),
+    (
+        {"type": "ready", "bot_id": "another"},
+        ["second ready with another bot_id ignored"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "names"), FLOODS, ids=["interrupt", "ready"])
+async def test_a_flood_is_logged_once_a_second_with_how_many_were_left_out(
+    message: dict[str, str], names: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with bridge(listener) as room:
+        control = await room.control()
+        room.nursery.start_soon(control.closed)
+        for _ in range(300):
+            await control.send(message)
+            await wait_all_tasks_blocked()
+        assert trio.current_time() < 1.0
+        assert [len(events(caplog, name)) for name in names] == [1] * len(names)
+        await trio.sleep(1.1)
+        await control.send(message)
+        await wait_all_tasks_blocked()
+    for name in names:
+        logged = events(caplog, name)
+        assert len(logged) == 2
+        left_out = [r.__dict__.get("more", r.__dict__.get("more_before")) for r in logged]
+        assert left_out == [0, 299]
+
+
+async def test_a_repeated_ready_of_the_same_bot_hides_no_bad_message_from_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with bridge(listener) as room:
+        control = await room.control()
+        await control.send({"type": "ready", "bot_id": BOT})
+        await control.send("nonsense")
+        await wait_all_tasks_blocked()
+    (rejected,) = events(caplog, "message rejected")
+    assert rejected.__dict__["more_before"] == 0
+
+
+async def test_a_server_that_is_cancelled_has_stopped() -> None:
+    door = Door()
+    server = Server(listener, Settings())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run, [door])
+        assert not server.stopped.is_set()
+        nursery.cancel_scope.cancel()
+    assert server.stopped.is_set()
+
+
+async def test_a_server_whose_agent_is_hit_by_ctrl_c_has_stopped() -> None:
+    rooms: list[Room] = []
+
+    async def agent(_: Meeting) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(BaseExceptionGroup):  # noqa: PT012 - it is the room that fails
+        async with bridge(agent) as room:
+            rooms.append(room)
+            await room.join("/bridge")
+            await trio.sleep(1)
+    assert rooms[0].server.stopped.is_set()
