@@ -356,9 +356,10 @@ class Session:
             self._on_user_text(parsed)
         elif isinstance(parsed, RepeatedReady):
             self.ignored += 1
-            admitted = self._reject_throttle.admits(trio.current_time())
-            if parsed.bot_id != self.bot_id and admitted:
-                self.log.warning("second ready with another bot_id ignored")
+            another = parsed.bot_id != self.bot_id
+            if another and self._reject_throttle.admits(trio.current_time()):
+                more = {"more_before": self._reject_throttle.take_suppressed()}
+                self.log.warning("second ready with another bot_id ignored", extra=more)
         else:
             self.ignored += 1
             self.audience.note(UnknownMessage(parsed.kind))
