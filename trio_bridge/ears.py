@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import Generic, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import attrs
 import trio
 
 from trio_bridge.audio.hearing import Hearing, View
 from trio_bridge.audio.mixing import Piece
+from trio_bridge.audio.speakers import Speaker
 from trio_bridge.audio.timeline import Heard
 from trio_bridge.lanes import Bell, Lane, Overflow
 
@@ -37,7 +38,20 @@ def _notes(bell: Bell) -> Lane[object]:
 
 
 def _note_cost(event: object) -> int:
-    return NOTE_COST + len(getattr(event, "text", ""))
+    cost = NOTE_COST
+    if isinstance(event, Texted):
+        cost += len(event.text)
+        if event.speaker is not None:
+            cost += len(event.speaker.id) + len(event.speaker.name)
+    return cost
+
+
+@runtime_checkable
+class Texted(Protocol):
+    """An event that holds a stranger's text."""
+
+    text: str
+    speaker: Speaker | None
 
 
 @attrs.define(eq=False)

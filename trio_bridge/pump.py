@@ -184,10 +184,9 @@ class Pump:
         self._in_flight = True
         sent = await self._send(socket, SendAudio(to_pcm16(chunk)).encode(self.bot_id))
         self._in_flight = False
-        if sent:
-            self._room.ring()
-        elif epoch == self.interrupts:
+        if not sent and epoch == self.interrupts:
             self.playout.put_back(chunk)
+        self._room.ring()  # also when it failed: somebody may wait for what is in flight
 
     async def _send(self, socket: TextSink, text: str) -> bool:
         """Whether ``text`` went out whole; if not, the socket is gone and nobody read it."""

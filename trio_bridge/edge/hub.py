@@ -38,9 +38,9 @@ class HubStream(RawStream):
 
     async def read_into(self, sink: Sink, max_bytes: int) -> bool:
         self._check_open()
+        self._hub.watch(self)
         self._sink, self.max_bytes = sink, max_bytes
         self._task = trio.lowlevel.current_task()
-        self._hub.watch(self)
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._leave()
@@ -74,8 +74,9 @@ class HubStream(RawStream):
 
     def _finish(self, result: outcome.Outcome[bool]) -> None:
         task = self._task
+        if task is None:  # the sink has cancelled its own reader
+            return
         self._leave()
-        assert task is not None
         trio.lowlevel.reschedule(task, result)
 
     def _leave(self) -> None:
@@ -93,7 +94,13 @@ class Hub:
         self._streams: dict[int, HubStream] = {}
 
     def watch(self, stream: HubStream) -> None:
-        """Read ``stream`` from now on."""
+        """Read ``stream`` from now on.
+
+        Raises:
+            trio.ClosedResourceError: the hub is over.
+        """
+        if self._epoll.closed:
+            raise trio.ClosedResourceError("nobody reads any more")
         descriptor = stream.socket.fileno()
         self._epoll.register(descriptor, select.EPOLLIN)
         self._streams[descriptor] = stream
@@ -101,9 +108,11 @@ class Hub:
     def unwatch(self, stream: HubStream) -> None:
         """Leave ``stream`` alone; it must be done before its socket is closed."""
         descriptor = stream.socket.fileno()
+        del self._streams[descriptor]
+        if self._epoll.closed:
+            return
         # Unregistered, not masked: epoll reports a hang-up of masked descriptors for ever.
         self._epoll.unregister(descriptor)
-        del self._streams[descriptor]
 
     async def run(self) -> None:
         """Read until cancelled, then leave everything that waits to its own task's end."""

@@ -1,0 +1,670 @@
+"""The one reader of all audio sockets: who is read when, and who ends by what."""
+
+from __future__ import annotations
+
+import logging
+import math
+import select
+import socket as stdlib_socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_bridge.edge import Edge, EdgeLimits, Socket
+from trio_bridge.edge.hub import BATCH, QUIET_TICKS, Hub, HubStream
+from trio_bridge.edge.transport import RawStream
+
+from .peers import BINARY, CLOSE, PING, PONG, TEXT, App, frame, on_loopback
+
+HELLO = frame(TEXT, b"hello")
+AT_MOST = 65536
+
+Kind = Callable[[trio.SocketStream], RawStream]
+Pair = tuple[trio.SocketStream, HubStream]
+
+pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
+
+
+class Dialler:
+    """Connections of 127.0.0.1: the client's end, and ours as ``kind`` makes it."""
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener = listener
+        self.opened: list[trio.abc.AsyncResource] = []
+
+    async def dial(self, kind: Kind) -> tuple[trio.SocketStream, RawStream]:
+        client = await trio.open_tcp_stream(*self._listener.socket.getsockname())
+        server = kind(await self._listener.accept())
+        self.opened += [client, server]
+        return client, server
+
+    async def pair(self, hub: Hub) -> Pair:
+        client, server = await self.dial(lambda stream: HubStream(stream, hub))
+        assert isinstance(server, HubStream)
+        return client, server
+
+
+@asynccontextmanager
+async def dialling() -> AsyncIterator[Dialler]:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    dialler = Dialler(listener)
+    try:
+        with trio.fail_after(10):
+            yield dialler
+    finally:
+        for end in (listener, *dialler.opened):
+            await trio.aclose_forcefully(end)
+
+
+@asynccontextmanager
+async def reading(tick_s: float = 0.0) -> AsyncIterator[tuple[Hub, Dialler]]:
+    """A hub at work, and connections for it."""
+    hub = Hub(tick_s)
+    async with dialling() as dialler, trio.open_nursery() as nursery:
+        nursery.start_soon(hub.run)
+        yield hub, dialler
+        nursery.cancel_scope.cancel()
+
+
+async def arrived(*streams: RawStream) -> None:
+    """Until each has something to read: the kernel has it, nobody has looked."""
+    for stream in streams:
+        await trio.lowlevel.wait_readable(stream.socket)
+
+
+class Sink:
+    """Takes what it is given, and says no more once it has ``enough`` bytes."""
+
+    def __init__(self, enough: float = math.inf) -> None:
+        self.reads: list[bytes] = []
+        self._enough = enough
+
+    @property
+    def got(self) -> bytes:
+        return b"".join(self.reads)
+
+    def __call__(self, data: bytes) -> bool:
+        self.reads.append(data)
+        return len(self.got) < self._enough
+
+
+# -- what a read promises, with the hub and without ------------------------------------------
+
+
+@pytest.fixture(params=["hub", "raw"])
+def hubbed(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "hub")
+
+
+def kind_of(hub: Hub, hubbed: bool) -> Kind:
+    return (lambda stream: HubStream(stream, hub)) if hubbed else RawStream
+
+
+async def test_a_read_goes_on_until_the_sink_has_enough_and_then_to_the_end(
+    hubbed: bool,
+) -> None:
+    async with reading() as (hub, dialler):
+        client, server = await dialler.dial(kind_of(hub, hubbed))
+        await client.send_all(b"abc" * 10)
+        sink = Sink(enough=30)
+        assert await server.read_into(sink, 7) is True
+        assert sink.got == b"abc" * 10
+        assert max(map(len, sink.reads)) == 7
+        await client.send_all(b"rest")
+        await client.send_eof()
+        sink = Sink()
+        assert await server.read_into(sink, AT_MOST) is False
+        assert sink.got == b"rest"
+
+
+async def test_what_comes_after_a_cancelled_read_is_there_for_the_next(hubbed: bool) -> None:
+    async with reading() as (hub, dialler):
+        client, server = await dialler.dial(kind_of(hub, hubbed))
+        cut, taken = Sink(), trio.Event()
+
+        def take(data: bytes) -> bool:
+            taken.set()
+            return cut(data)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.read_into, take, AT_MOST)
+            await client.send_all(b"one ")
+            await taken.wait()
+            nursery.cancel_scope.cancel()
+        await client.send_all(b"two")
+        await arrived(server)
+        rest = Sink(enough=3)
+        assert await server.read_into(rest, AT_MOST)
+        assert (cut.got, rest.got) == (b"one ", b"two")
+
+
+async def test_a_read_that_is_cancelled_already_takes_nothing(hubbed: bool) -> None:
+    async with reading() as (hub, dialler):
+        client, server = await dialler.dial(kind_of(hub, hubbed))
+        await client.send_all(b"kept")
+        await arrived(server)
+        sink = Sink()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await server.read_into(sink, AT_MOST)
+        assert scope.cancelled_caught
+        assert sink.got == b""
+        sink = Sink(enough=4)
+        await server.read_into(sink, AT_MOST)
+        assert sink.got == b"kept"
+
+
+async def test_closing_wakes_the_read_and_no_other_can_begin(hubbed: bool) -> None:
+    async with reading() as (hub, dialler):
+        _, server = await dialler.dial(kind_of(hub, hubbed))
+
+        async def read() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await server.read_into(Sink(), AT_MOST)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await wait_all_tasks_blocked()
+            await server.aclose()
+        await server.aclose()
+        await read()
+
+
+async def test_a_reset_breaks_the_read_and_what_came_before_it_was_given(
+    hubbed: bool,
+) -> None:
+    async with reading() as (hub, dialler):
+        client, server = await dialler.dial(kind_of(hub, hubbed))
+        sink, given = Sink(), trio.Event()
+
+        def take(data: bytes) -> bool:
+            given.set()
+            return sink(data)
+
+        async def read() -> None:
+            with pytest.raises(trio.BrokenResourceError):
+                await server.read_into(take, AT_MOST)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await client.send_all(b"last words")
+            await given.wait()
+            await reset(client)
+        assert sink.got == b"last words"
+
+
+async def reset(client: trio.abc.Stream) -> None:
+    assert isinstance(client, trio.SocketStream)
+    client.setsockopt(
+        stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )
+    await client.aclose()
+
+
+# -- one reader for many ---------------------------------------------------------------------
+
+
+async def test_a_flood_on_one_socket_delays_the_others_by_one_read_of_it_a_round() -> None:
+    hub, order = Hub(), []
+    others = BATCH + 16
+    async with dialling() as dialler:
+        pairs = [await dialler.pair(hub) for _ in range(others + 1)]
+        for n, (client, server) in enumerate(pairs):
+            await client.send_all(bytes(256 if n == 0 else 1) * 100)
+            await arrived(server)
+
+        def sink_of(number: int) -> Callable[[bytes], bool]:
+            def take(data: bytes) -> bool:
+                order.append(number)
+                return True
+
+            return take
+
+        async with trio.open_nursery() as nursery:
+            for n, (_, server) in enumerate(pairs):
+                nursery.start_soon(server.read_into, sink_of(n), 100)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(hub.run)
+            while len(order) < others + 256:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    last = max(order.index(n) for n in range(1, others + 1))
+    assert order[: last + 1].count(0) <= 1 + math.ceil((others + 1) / BATCH)
+    assert order.count(0) == 256, "and the flood is read whole in the end"
+
+
+async def test_other_tasks_have_their_turn_between_two_batches() -> None:
+    hub, served, seen = Hub(), [], []
+    async with dialling() as dialler:
+        pairs = [await dialler.pair(hub) for _ in range(3 * BATCH)]
+        for client, server in pairs:
+            await client.send_all(b"x")
+            await arrived(server)
+
+        def take(data: bytes) -> bool:
+            served.append(data)
+            return True
+
+        async def bystander() -> None:
+            while len(served) < len(pairs):
+                seen.append(len(served))
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            for _, server in pairs:
+                nursery.start_soon(server.read_into, take, AT_MOST)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(hub.run)
+            await bystander()
+            nursery.cancel_scope.cancel()
+    assert any(0 < count < len(pairs) for count in seen)
+
+
+async def test_with_a_tick_frames_gather_and_are_read_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = math.inf  # time stands still until we say so
+    sink = Sink()
+    async with reading(tick_s=0.05) as (hub, dialler):
+        client, server = await dialler.pair(hub)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.read_into, sink, AT_MOST)
+            await wait_all_tasks_blocked()
+            for part in (b"one ", b"two ", b"three"):
+                await client.send_all(part)
+                await arrived(server)
+                await wait_all_tasks_blocked()
+                assert sink.reads == []
+            autojump_clock.jump(0.05)
+            await wait_all_tasks_blocked()
+            assert sink.reads == [b"one two three"]
+            nursery.cancel_scope.cancel()
+
+
+async def test_with_a_tick_more_than_a_batch_is_read_in_the_same_tick(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = math.inf
+    sinks = [Sink() for _ in range(2 * BATCH + 1)]
+    async with reading(tick_s=0.05) as (hub, dialler), trio.open_nursery() as nursery:
+        for sink in sinks:
+            client, server = await dialler.pair(hub)
+            nursery.start_soon(server.read_into, sink, AT_MOST)
+            await client.send_all(b"x")
+            await arrived(server)
+        await wait_all_tasks_blocked()
+        assert not any(sink.reads for sink in sinks)
+        autojump_clock.jump(0.05)
+        await wait_all_tasks_blocked()
+        assert [sink.reads for sink in sinks] == [[b"x"]] * len(sinks)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_hub_with_a_tick_sleeps_when_nothing_comes_and_wakes_when_something_does(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = math.inf
+    sink = Sink()
+
+    def next_wake_up_s() -> float:
+        return trio.lowlevel.current_statistics().seconds_to_next_deadline
+
+    async with reading(tick_s=0.05) as (hub, dialler):
+        client, server = await dialler.pair(hub)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.read_into, sink, AT_MOST)
+            for part in (b"one", b"two"):
+                await wait_all_tasks_blocked()
+                assert next_wake_up_s() > 1, "no tick: only this test's own deadline"
+                await client.send_all(part)
+                await arrived(server)
+                for _ in range(1 + QUIET_TICKS):
+                    await wait_all_tasks_blocked()
+                    assert next_wake_up_s() == pytest.approx(0.05)
+                    autojump_clock.jump(0.05)
+            await wait_all_tasks_blocked()
+            assert next_wake_up_s() > 1
+            assert sink.reads == [b"one", b"two"]
+            nursery.cancel_scope.cancel()
+
+
+async def test_without_a_tick_a_frame_is_read_when_it_comes(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = math.inf
+    sink = Sink(enough=1)
+    async with reading() as (hub, dialler):
+        client, server = await dialler.pair(hub)
+        await client.send_all(b"x")
+        await server.read_into(sink, AT_MOST)
+    assert sink.got == b"x"
+    assert trio.current_time() == 0
+
+
+async def test_whoever_is_ended_by_its_neighbours_frame_is_not_read_any_more() -> None:
+    """Both are ready in the same batch; the first to be read ends the other."""
+    hub, read = Hub(), []
+    async with dialling() as dialler:
+        pairs = [await dialler.pair(hub) for _ in range(2)]
+        scopes = [trio.CancelScope(), trio.CancelScope()]
+
+        async def take(number: int) -> None:
+            def sink(data: bytes) -> bool:
+                read.append((number, data))
+                scopes[1 - number].cancel()
+                return True
+
+            with scopes[number]:
+                await pairs[number][1].read_into(sink, AT_MOST)
+
+        for client, server in pairs:
+            await client.send_all(b"x")
+            await arrived(server)
+        async with trio.open_nursery() as nursery:
+            for number in range(2):
+                nursery.start_soon(take, number)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(hub.run)
+            while not read:
+                await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked()
+            ((first, _),) = read
+            assert [scope.cancelled_caught for scope in scopes] == [first == 1, first == 0]
+            rest = Sink(enough=1)
+            await pairs[1 - first][1].read_into(rest, AT_MOST)
+            assert rest.got == b"x"
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_socket_that_turns_out_to_be_empty_goes_on_waiting() -> None:
+    """Each is ready in the same batch, and the first to be read empties the other."""
+    hub = Hub()
+    got: list[tuple[int, bytes]] = []
+    async with dialling() as dialler:
+        pairs = [await dialler.pair(hub) for _ in range(2)]
+
+        def sink_of(number: int) -> Callable[[bytes], bool]:
+            def take(data: bytes) -> bool:
+                if not got:
+                    pairs[1 - number][1].socket.recv(AT_MOST)
+                got.append((number, data))
+                return True
+
+            return take
+
+        for client, server in pairs:
+            await client.send_all(b"x")
+            await arrived(server)
+        async with trio.open_nursery() as nursery:
+            for number, (_, server) in enumerate(pairs):
+                nursery.start_soon(server.read_into, sink_of(number), AT_MOST)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(hub.run)
+            while not got:
+                await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked()
+            ((first, _),) = got
+            await pairs[1 - first][0].send_all(b"y")
+            while len(got) < 2:
+                await trio.lowlevel.checkpoint()
+            assert got[1] == (1 - first, b"y")
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_comes_while_nobody_reads_is_left_where_it_is() -> None:
+    async with reading() as (hub, dialler):
+        client, server = await dialler.pair(hub)
+        await client.send_all(b"x")
+        await arrived(server)
+        server.serve()
+        sink = Sink(enough=1)
+        await server.read_into(sink, AT_MOST)
+        assert sink.got == b"x"
+
+
+async def test_a_sink_that_raises_ends_its_own_read_only() -> None:
+    async with reading() as (hub, dialler):
+        bad_client, bad = await dialler.pair(hub)
+        good_client, good = await dialler.pair(hub)
+        sink = Sink(enough=4)
+
+        def broken(data: bytes) -> bool:
+            raise ValueError("a bug of ours")
+
+        async def fail() -> None:
+            with pytest.raises(ValueError, match="a bug of ours"):
+                await bad.read_into(broken, AT_MOST)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            nursery.start_soon(good.read_into, sink, AT_MOST)
+            await wait_all_tasks_blocked()
+            await bad_client.send_all(b"x")
+            await good_client.send_all(b"good")
+        assert sink.got == b"good"
+
+
+@pytest.mark.parametrize("how", ["says no", "raises"])
+async def test_a_sink_that_cancels_its_own_read_does_not_end_the_hub(how: str) -> None:
+    async with reading() as (hub, dialler):
+        client, server = await dialler.pair(hub)
+        scope = trio.CancelScope()
+
+        def sink(data: bytes) -> bool:
+            scope.cancel()
+            if how == "raises":
+                raise ValueError("and a bug of ours on top")
+            return False
+
+        await client.send_all(b"x")
+        with scope:
+            await server.read_into(sink, AT_MOST)
+        assert scope.cancelled_caught
+        await client.send_all(b"y")
+        rest = Sink(enough=1)
+        await server.read_into(rest, AT_MOST)
+        assert rest.got == b"y"
+
+
+async def test_a_descriptor_that_is_used_again_is_read_for_its_new_owner() -> None:
+    async with reading() as (hub, dialler):
+        _, first = await dialler.pair(hub)
+        old = Sink()
+
+        async def read() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await first.read_into(old, AT_MOST)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await wait_all_tasks_blocked()
+            number = first.socket.fileno()
+            await first.aclose()
+        # The lowest free number is handed out first: to the client's end, so swap the two.
+        ours, theirs = stdlib_socket.socketpair()
+        if ours.fileno() != number:
+            ours, theirs = theirs, ours
+        assert ours.fileno() == number
+        second = HubStream(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), hub)
+        dialler.opened.append(second)
+        new = Sink(enough=3)
+        with theirs:
+            theirs.sendall(b"new")
+            await second.read_into(new, AT_MOST)
+        assert (old.got, new.got) == (b"", b"new")
+
+
+async def test_whoever_reads_when_the_hub_is_over_is_told_that_it_is_closed() -> None:
+    """As a reader is that was woken in the very moment in which the server is cancelled."""
+    hub = Hub()
+    async with dialling() as dialler:
+        _, server = await dialler.pair(hub)
+        dialler.opened.remove(server)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.run)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with server.socket:  # whatever happens, the descriptor is not left behind
+            with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
+                await server.read_into(Sink(), AT_MOST)
+            await server.aclose()
+
+
+async def test_cancelling_hub_and_readers_together_leaves_nothing_registered() -> None:
+    hub = Hub()
+    async with dialling() as dialler:
+        pairs = [await dialler.pair(hub) for _ in range(20)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.run)
+            for _, server in pairs:
+                nursery.start_soon(server.read_into, Sink(), AT_MOST)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert hub._streams == {}
+
+
+# -- behind the edge -------------------------------------------------------------------------
+
+
+async def until(done: Callable[[], bool]) -> None:
+    while not done():
+        await trio.lowlevel.checkpoint()
+
+
+async def test_audio_comes_through_the_hub_and_all_else_still_reaches_trio_websocket() -> None:
+    app = App()
+    async with on_loopback(app.edge()) as net:
+        peer = await net.dial()
+        await peer.upgrade()
+        await peer.send(HELLO)
+        await until(lambda: bool(app.sockets) and app.sockets[0].armed)
+        assert isinstance(app.sockets[0]._gate.inner, HubStream)
+        for n in range(5):
+            await peer.send(frame(BINARY, bytes([n]) * 1920))
+            await until(lambda n=n: len(app.audio) == n + 1)  # type: ignore[misc]
+        await peer.send(frame(TEXT, b"x"), frame(BINARY, b"last"), frame(PING, b"p"))
+        answers = [await peer.read(), await peer.read()]  # by two tasks: in either order
+        assert sorted(answers) == [(TEXT, b"echo x"), (PONG, b"p")]
+        await peer.send(frame(BINARY, b"ab", fin=False), frame(0, b"cd"), frame(TEXT, b"y"))
+        assert await peer.read() == (TEXT, b"echo y")
+    assert app.audio == [bytes([n]) * 1920 for n in range(5)] + [b"last"]
+    assert app.messages == ["hello", "x", b"abcd", "y"]
+
+
+async def test_a_violation_is_answered_and_its_neighbour_goes_on() -> None:
+    app = App()
+    edge = app.edge()
+    async with on_loopback(edge) as net:
+        bad, good = await net.dial(), await net.dial()
+        for peer in (bad, good):
+            await peer.upgrade()
+            await peer.send(HELLO)
+        await until(lambda: len(app.sockets) == 2 and all(s.armed for s in app.sockets))
+        await bad.send(frame(BINARY, b"first"))
+        await until(lambda: app.audio == [b"first"])
+        await bad.send(frame(BINARY, b"second") + frame(3))
+        assert await bad.close_code() == 1002
+        await bad.stream.aclose()
+        await good.send(frame(BINARY, b"third") + frame(TEXT, b"x"))
+        assert await good.read() == (TEXT, b"echo x")
+        await until(lambda: edge.counts["violation 1002 unknown opcode"] == 1)
+    assert app.audio == [b"first", b"second", b"third"]
+
+
+async def test_an_audio_callback_that_raises_ends_its_own_connection_with_1011(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[bytes] = []
+
+    def take(data: bytes) -> None:
+        if data == b"bad":
+            raise ValueError("a bug of ours")
+        heard.append(data)
+
+    async def on_socket(socket: Socket) -> None:
+        await socket.receive()
+        socket.arm(max_message_bytes=1000, on_audio=take)
+        while True:
+            await socket.send(f"echo {await socket.receive()!s}")
+
+    edge: Edge = App().edge(on_socket=on_socket)
+    async with on_loopback(edge) as net:
+        bad, good = await net.dial(), await net.dial()
+        for peer in (bad, good):
+            await peer.upgrade()
+            await peer.send(HELLO)
+        await until(lambda: edge.pending == 0)
+        await bad.send(frame(BINARY, b"fine"))
+        await until(lambda: heard == [b"fine"])
+        await bad.send(frame(BINARY, b"bad"))
+        assert await bad.close_code() == 1011
+        await bad.stream.aclose()
+        await good.send(frame(BINARY, b"good"), frame(TEXT, b"x"))
+        assert await good.read() == (TEXT, b"echo x")
+        await until(lambda: edge.counts["error"] == 1)
+    assert heard == [b"fine", b"good"]
+    (failure,) = [r for r in caplog.records if r.levelno >= logging.ERROR]
+    assert failure.getMessage() == "audio callback failed"
+
+
+async def test_a_peer_that_resets_in_mid_audio_ends_alone() -> None:
+    app = App()
+    edge = app.edge()
+    async with on_loopback(edge) as net:
+        bad, good = await net.dial(), await net.dial()
+        for peer in (bad, good):
+            await peer.upgrade()
+            await peer.send(HELLO)
+        await until(lambda: len(app.sockets) == 2 and all(s.armed for s in app.sockets))
+        await bad.send(frame(BINARY, b"first"))
+        await until(lambda: app.audio == [b"first"])
+        await reset(bad.stream)
+        await until(lambda: app.ends == [(1006, "")])
+        await good.send(frame(BINARY, b"second"), frame(TEXT, b"x"))
+        assert await good.read() == (TEXT, b"echo x")
+        assert edge.counts["error"] == 0
+    assert app.audio == [b"first", b"second"]
+
+
+async def test_the_peers_close_behind_audio_is_answered() -> None:
+    app = App()
+    async with on_loopback(app.edge()) as net:
+        peer = await net.dial()
+        await peer.upgrade()
+        await peer.send(HELLO)
+        await until(lambda: bool(app.sockets) and app.sockets[0].armed)
+        await peer.send(frame(BINARY, b"last"), frame(CLOSE, struct.pack("!H", 1000)))
+        assert await peer.close_code() == 1000
+        assert await peer.at_end()
+    assert app.audio == [b"last"]
+    assert app.ends == [(1000, "")]
+
+
+async def test_who_is_over_budget_is_read_again_when_the_debt_is_worked_off(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = math.inf
+    app = App()
+    limits = EdgeLimits(bytes_per_s=1000, burst_bytes=1000, frame_cost_bytes=100)
+    async with on_loopback(app.edge(limits), deadline_s=1000) as net:
+        bad, good = await net.dial(), await net.dial()
+        for peer in (bad, good):
+            await peer.upgrade()
+            await peer.send(HELLO)
+        await until(lambda: len(app.sockets) == 2 and all(s.armed for s in app.sockets))
+        burst = b"".join(frame(BINARY, bytes(992)) for _ in range(10))  # 1000 bytes each
+        await bad.send(burst)
+        await until(lambda: len(app.audio) == 10)
+        await bad.send(frame(BINARY, b"late"))
+        await good.send(frame(BINARY, b"good"), frame(TEXT, b"x"))
+        assert await good.read() == (TEXT, b"echo x")
+        await wait_all_tasks_blocked()
+        assert app.audio[10:] == [b"good"]
+        autojump_clock.jump(9.0)  # of some 10: 11 000 bytes and a hello, less the burst
+        await wait_all_tasks_blocked()
+        assert app.audio[10:] == [b"good"]
+        autojump_clock.jump(2.0)
+        await until(lambda: len(app.audio) == 12)
+    assert app.audio[10:] == [b"good", b"late"]
