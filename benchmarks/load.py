@@ -1,0 +1,177 @@
+"""The open-loop load generator: bots that send on time, whatever the server does.
+
+One thread, no event loop: a list of due times and non-blocking sockets. Every frame has its
+due time whether or not the one before it got through, and latencies are counted from there.
+"""
+
+from __future__ import annotations
+
+import base64
+import gc
+import json
+import random
+import select
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import attrs
+import numpy as np
+
+from benchmarks.latency import Schedule
+from benchmarks.rows import Row
+from benchmarks.signals import noise_pcm
+from benchmarks.stamps import bot_id_of
+from benchmarks.wsclient import BINARY, TEXT, Link, masked
+
+NAMES = ("Alice Johnson", "Bob Müller", "Carol Ng")
+TURN_S = 0.5
+"""After this the next speaker has the floor."""
+DISTINCT_FRAMES = 25
+"""Precomputed per speaker; each with a mask of its own."""
+SLEEP_MARGIN_NS = 150_000
+"""A sleep can be this much too long; the rest of the wait is spent polling the clock."""
+READ_EVERY_NS = 1_000_000
+
+Reading = TypeVar("Reading")
+
+
+@attrs.frozen(eq=False)
+class Bot:
+    """Both sockets of one bot."""
+
+    control: Link
+    audio: Link
+
+    def leave(self) -> None:
+        """Close 1000 on both."""
+        self.audio.leave()
+        self.control.leave()
+
+
+@attrs.frozen(eq=False)
+class Streamed(Generic[Reading]):
+    """What was sent, and the meter's readings around the measured part of it."""
+
+    schedule: Schedule
+    before: Reading
+    after: Reading
+    late_p99_ms: float
+    """How late the generator itself was; the servers' latencies include it."""
+
+
+def connect(port: int, index: int, tls: ssl.SSLContext | None) -> Bot:
+    """A bot that has said ready on both sockets and was acknowledged.
+
+    Raises:
+        LinkError, OSError: the server does not take it.
+    """
+    hello = json.dumps(
+        {"type": "ready", "bot_id": bot_id_of(index), "message": "Ready to receive messages"}
+    )
+    return Bot(Link(port, "/bridge", hello, tls), Link(port, "/bridge/audio", hello, tls))
+
+
+def frames_of(row: Row) -> list[list[bytes]]:
+    """For each speaker, frames ready for the wire."""
+    return [
+        [_wire(row, speaker, noise_pcm(row.frame_ms, seed)) for seed in range(DISTINCT_FRAMES)]
+        for speaker in range(row.speakers)
+    ]
+
+
+def stream(
+    bots: Sequence[Bot],
+    row: Row,
+    frames: Sequence[Sequence[bytes]],
+    warm_up_s: float,
+    window_s: float,
+    meter: Callable[[], Reading],
+) -> Streamed[Reading]:
+    """Send as ``row`` says for ``warm_up_s`` and then, measured, for ``window_s``.
+
+    Raises:
+        LinkError: a server closed a socket or stopped reading.
+    """
+    period_ns = row.frame_ms * 1_000_000
+    first = round(warm_up_s * 1000 / row.frame_ms)
+    total = first + round(window_s * 1000 / row.frame_ms)
+    turn = max(1, round(TURN_S * 1000 / row.frame_ms))
+    # Meetings are not in step with one another. Same seed: the same load for every server.
+    chance = random.Random(1)
+    phases = sorted(chance.randrange(period_ns) for _ in bots)
+    links = {b.audio.socket.fileno(): b.audio for b in bots}
+    links |= {b.control.socket.fileno(): b.control for b in bots}
+    poll = select.epoll()
+    for descriptor in links:
+        poll.register(descriptor, select.EPOLLIN)
+    late: list[int] = []
+    before = meter()
+    gc.collect()
+    gc.disable()
+    start = time.monotonic_ns() + 20_000_000
+    read_at = start
+    try:
+        for n in range(total):
+            if n == first:
+                before = meter()
+            frame = frames[n // turn % len(frames)][n % DISTINCT_FRAMES]
+            base = start + n * period_ns
+            for bot, phase in zip(bots, phases, strict=True):
+                due = base + phase
+                now = time.monotonic_ns()
+                while now < due or now > read_at + 5 * READ_EVERY_NS:
+                    if now > read_at:
+                        read_at = now + READ_EVERY_NS
+                        for descriptor, _ in poll.poll(0, 8):
+                            links[descriptor].drain()
+                    elif due - now > 2 * SLEEP_MARGIN_NS:
+                        time.sleep((due - now - SLEEP_MARGIN_NS) / 1e9)
+                    now = time.monotonic_ns()
+                bot.audio.send(frame)
+                late.append(now - due)
+        after = meter()
+        _settle(links, poll)
+    finally:
+        gc.enable()
+        poll.close()
+    schedule = Schedule(start, period_ns, np.array(phases, np.int64), first, total)
+    measured = late[first * len(bots) :]
+    return Streamed(schedule, before, after, float(np.percentile(measured, 99)) / 1e6)
+
+
+def _settle(links: dict[int, Link], poll: select.epoll) -> None:
+    """Give the server a moment for what is still on its way."""
+    until = time.monotonic() + 0.3
+    while time.monotonic() < until:
+        for descriptor, _ in poll.poll(0.01, 64):
+            links[descriptor].drain()
+        for link in links.values():
+            link.flush()
+
+
+def _wire(row: Row, speaker: int, pcm: bytes) -> bytes:
+    name = NAMES[speaker]
+    if row.form == "legacy JSON":
+        fields = {
+            "type": "PCMChunk",
+            "speakerName": name,
+            "audioData": base64.b64encode(pcm).decode("ascii"),
+        }
+        return masked(TEXT, json.dumps(fields).encode())
+    who = f"user_{speaker:04}".encode()
+    named = name.encode()
+    return masked(
+        BINARY,
+        b"".join(
+            (
+                b"\x01",
+                len(who).to_bytes(2, "little"),
+                who,
+                len(named).to_bytes(2, "little"),
+                named,
+                pcm,
+            )
+        ),
+    )

@@ -1,0 +1,144 @@
+"""The servers under test, and one of them running on its own core."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from benchmarks.accounting import Cores
+from benchmarks.rows import Row
+from benchmarks.stamps import FILE_VARIABLE, TALK_VARIABLE
+from trio_bridge.config import Settings
+
+END_S = 5.0
+"""From the signal to the end of the process; then it is killed."""
+
+OURS = "trio_bridge"
+"""Every ratio is to this one."""
+
+
+class ServerError(Exception):
+    """A server did not start; the text is what it said last."""
+
+
+@attrs.frozen
+class Tls:
+    """Files of a self-signed certificate for 127.0.0.1."""
+
+    cert: str
+    key: str
+
+
+@attrs.frozen
+class Candidate:
+    """A server that can be started."""
+
+    name: str
+    arguments: tuple[str, ...]
+    """What comes after ``python -m``."""
+    has_tls: bool = True
+
+    def can(self, row: Row) -> bool:
+        """Whether it can do the work of ``row`` at all."""
+        return self.has_tls or not row.tls
+
+
+@attrs.frozen
+class Running:
+    """A server that listens."""
+
+    pid: int
+    port: int
+
+
+def ours(name: str = OURS, flags: tuple[str, ...] = ()) -> Candidate:
+    """The product itself, with its default settings but for ``flags``."""
+    command = ("trio_bridge", "--port", "0", "--agent", "benchmarks.null_agent:null")
+    return Candidate(name, (*command, *flags), has_tls=setting_exists("tls_cert"))
+
+
+def peers() -> tuple[Candidate, ...]:
+    """What people would pick instead."""
+    named = {
+        "FastAPI + uvicorn + uvloop (websockets)": "fastapi",
+        "FastAPI + uvicorn + uvloop (sans-I/O)": "fastapi_sansio",
+        "websockets + uvloop": "websockets",
+        "aiohttp + uvloop": "aiohttp",
+        "picows + uvloop": "picows",
+    }
+    return tuple(Candidate(name, ("benchmarks.peers", key)) for name, key in named.items())
+
+
+def setting_exists(name: str) -> bool:
+    """Whether this version of trio_bridge has that setting."""
+    return any(field.name == name for field in attrs.fields(Settings))
+
+
+@contextmanager
+def running(
+    candidate: Candidate, row: Row, cores: Cores, stamps: Path, tls: Tls | None
+) -> Iterator[Running]:
+    """``candidate`` as a child process on its core, from its first line to its end.
+
+    Raises:
+        ServerError: it ended before it listened.
+    """
+    command = [sys.executable, "-m", *candidate.arguments]
+    if tls is not None:
+        command += ["--tls-cert", tls.cert, "--tls-key", tls.key]
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("TRIO_BRIDGE_")},
+        FILE_VARIABLE: str(stamps),
+        TALK_VARIABLE: str(row.talk_every),
+    }
+    with tempfile.TemporaryFile() as errors:
+        # A child inherits its parent's cores from its first instruction on, threads included.
+        os.sched_setaffinity(0, {cores.server})
+        try:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, env=environment
+            )
+        finally:
+            os.sched_setaffinity(0, {cores.load})
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline().decode()
+            port = first.strip().rpartition(":")[2]
+            if not port.isdigit():
+                errors.seek(0)
+                said = errors.read().decode(errors="replace")[-2_000:]
+                raise ServerError(f"{candidate.name} did not start: {first}{said}")
+            yield Running(process.pid, int(port))
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def make_certificate(directory: Path) -> Tls | None:
+    """A fresh self-signed certificate, by the ``openssl`` command; None without that."""
+    tls = Tls(str(directory / "cert.pem"), str(directory / "key.pem"))
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"]
+    command += ["ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj"]
+    command += ["/CN=localhost", "-keyout", tls.key, "-out", tls.cert]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return tls
