@@ -91,7 +91,7 @@ async def serve_request(
             response = await on_http(request)
         except Refused as refusal:
             response = refusal_response(refusal)
-        except Exception:
+        except Exception:  # the answer is its owner's code: only this request may suffer
             counts["error"] += 1
             _log.exception("http answer failed", extra={"peer": request.peer})
             response = Response(500, b"internal error\n")

@@ -214,7 +214,7 @@ class Edge:
             self._admit(request)
         except Refused:
             raise
-        except Exception as exc:
+        except Exception as exc:  # the judge is its owner's code: closed, not open, on a fault
             self.counts["error"] += 1
             _log.exception("admission failed", extra={"peer": request.peer})
             raise Refused(500, "internal error") from exc

@@ -229,7 +229,7 @@ async def open_tcp(host: str, port: int, secure: bool) -> trio.abc.Stream:
             stream, ssl.create_default_context(), server_hostname=host, https_compatible=True
         )
         await wrapped.do_handshake()
-    except BaseException:
+    except BaseException:  # cancelled too: nobody else knows this stream yet
         await trio.aclose_forcefully(stream)
         raise
     return wrapped
@@ -257,6 +257,7 @@ def _in_words(error: BaseException) -> str:
         return f"{(root.strerror or str(root)).lower()}: is the host's name right?"
     # Not its own text: there Trio puts a socket address, which the user did not write.
     known = isinstance(root, OSError) and root.errno is not None
+    # mypy does not follow ``known`` back to what it proves about ``root``.
     why = os.strerror(root.errno).lower() if known else str(root)  # type: ignore[attr-defined]
     return f"{why}: is the server running there?"
 
