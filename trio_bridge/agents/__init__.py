@@ -81,7 +81,7 @@ def _imported(name: str, module_name: str, attribute: str) -> Agent:
                 f"agent {name!r}: {module_name} has no {attribute}; {_offer(module, attribute)}"
             )
         found = getattr(found, part)
-    # An object may be an agent by its ``async def __call__``; callable() cannot tell that (B004).
+    # An object may be an agent by its ``async def __call__``, which callable() cannot tell.
     if not any(map(inspect.iscoroutinefunction, (found, getattr(found, "__call__", None)))):  # noqa: B004
         raise SettingsError(
             f"agent {name!r} is not a coroutine function: write async def {attribute}(meeting)"
