@@ -14,7 +14,7 @@ from trio_bridge.agents import local as local_package
 from trio_bridge.agents.echo import echo
 from trio_bridge.errors import SettingsError
 
-LOCAL = agents.BUILT_IN["local"]
+LOCAL = local_package.local
 
 MODULE = """\
 import functools
@@ -43,7 +43,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_built_in_agents_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents, "available", lambda: None)
+    monkeypatch.setattr(local_package, "available", lambda: None)
     assert find_agent("echo") == agents.FoundAgent("echo", echo)
     assert find_agent("local").agent is LOCAL
     assert find_agent(None) == agents.FoundAgent("local", LOCAL)
@@ -52,7 +52,7 @@ def test_the_built_in_agents_are_found_by_name(monkeypatch: pytest.MonkeyPatch) 
 def test_without_its_parts_local_gives_way_to_echo_and_says_why(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(agents, "available", lambda: "parts missing: pip install x")
+    monkeypatch.setattr(local_package, "available", lambda: "parts missing: pip install x")
     found = find_agent(None)
     assert (found.name, found.agent) == ("echo", echo)
     assert "parts missing: pip install x" in found.note

@@ -9,14 +9,11 @@ from typing import Any, cast
 
 import attrs
 
-# Not as `echo` and `local`: these names belong to the modules.
-from trio_bridge.agents.echo import echo as echo_agent
-from trio_bridge.agents.local import available
-from trio_bridge.agents.local import local as local_agent
+from trio_bridge.agents.echo import echo as echo_agent  # `echo` is the module's name here
 from trio_bridge.errors import SettingsError
 from trio_bridge.meeting import Agent
 
-BUILT_IN: dict[str, Agent] = {"echo": echo_agent, "local": local_agent}
+BUILT_IN = ("echo", "local")
 
 MOST_OFFERED = 5
 """Names in the answer to a mistyped one: it stays one line."""
@@ -41,18 +38,20 @@ def find_agent(name: str | None) -> FoundAgent:
     Raises:
         SettingsError: there is no such agent, or it cannot be used; one line with the mend.
     """
-    if name is None:
-        missing = available()
+    if name == "echo":
+        return FoundAgent("echo", echo_agent)
+    if name in (None, "local"):
+        from trio_bridge.agents import local  # a twentieth of the start; others need not wait
+
+        missing = local.available()
         if missing is None:
-            return FoundAgent("local", local_agent)
-        return FoundAgent("echo", echo_agent, f"agent local is not available: {missing}")
-    if name in BUILT_IN:
-        if name == "local" and (missing := available()) is not None:
+            return FoundAgent("local", local.local)
+        if name is not None:
             raise SettingsError(f"agent local: {missing}")
-        return FoundAgent(name, BUILT_IN[name])
+        return FoundAgent("echo", echo_agent, f"agent local is not available: {missing}")
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        known = ", ".join(sorted(BUILT_IN))
+        known = ", ".join(BUILT_IN)
         raise SettingsError(f"agent {name!r}: expected {known} or package.module:function")
     return FoundAgent(name, _imported(name, module_name, attribute))
 

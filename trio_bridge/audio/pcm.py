@@ -17,6 +17,7 @@ SILENCE_DBFS = -120.0
 """What an all-zero block is said to have; 16 bits cannot hold anything quieter than -96."""
 
 _TO_FLOAT = np.float32(1.0 / FULL_SCALE)
+_PCM16 = np.dtype("<i2")
 
 
 def from_pcm16(pcm: bytes, channels: int = 1, *, start: int = 0) -> Samples:
@@ -24,9 +25,7 @@ def from_pcm16(pcm: bytes, channels: int = 1, *, start: int = 0) -> Samples:
 
     There must be whole samples of ``channels`` interleaved channels.
     """
-    wide: Samples = np.multiply(
-        np.frombuffer(pcm, "<i2", offset=start), _TO_FLOAT, dtype=np.float32
-    )
+    wide: Samples = np.frombuffer(pcm, _PCM16, -1, start) * _TO_FLOAT
     if channels == 1:
         return wide
     mono: Samples = wide.reshape(-1, channels).mean(axis=1, dtype=np.float32)
@@ -35,9 +34,11 @@ def from_pcm16(pcm: bytes, channels: int = 1, *, start: int = 0) -> Samples:
 
 def to_pcm16(samples: Samples) -> bytes:
     """PCM16-LE bytes: rounded to nearest, saturated, NaN as silence."""
-    scaled = np.nan_to_num(samples * np.float32(FULL_SCALE), nan=0.0)
-    np.rint(scaled, out=scaled)
+    scaled = samples * np.float32(FULL_SCALE)
     np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1, out=scaled)
+    if np.isnan(scaled.max(initial=0.0)):  # max passes a NaN on: 1 us instead of 8 a chunk
+        np.nan_to_num(scaled, copy=False, nan=0.0)
+    np.rint(scaled, out=scaled)
     data: bytes = scaled.astype("<i2").tobytes()
     return data
 
