@@ -11,14 +11,16 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "trio_bridge"
 LAYERS = (
     {"errors", "log"},
-    {"wire", "audio", "config", "edge", "routes"},
+    {"wire", "audio", "config", "edge", "routes", "tls"},
     {"lanes", "turns", "pacing", "bargein", "intake", "attendance"},
     {"pump", "ears", "ledger"},
-    {"meeting"},
+    {"meeting", "stretch"},
+    {"inbox", "inflow"},
     {"agents", "session"},
     {"registry"},
     {"channel"},
     {"server"},
+    {"fleet"},
     {"simulator"},
     {"demo"},
     {"cli"},

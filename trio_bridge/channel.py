@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import trio
 
 from trio_bridge.config import Settings
+from trio_bridge.edge.passing import Carrier, Onward
 from trio_bridge.edge.socket import Socket
 from trio_bridge.errors import (
     AgentFailedError,
@@ -26,23 +28,33 @@ POLICY, FAILED = 1008, 1011
 
 
 async def serve_channel(
-    socket: Socket, route: Route, registry: Registry, settings: Settings, refusals: Throttle
-) -> None:
+    socket: Socket,
+    route: Route,
+    registry: Registry,
+    settings: Settings,
+    refusals: Throttle,
+    elsewhere: Callable[[str], Carrier | None],
+) -> Onward | None:
     """Serve one accepted WebSocket until it or its meeting ends, and close it accordingly.
 
-    A first message that is no good closes it with 1003 or 1008 and makes no session.
+    A first message that is no good closes it with 1003 or 1008 and makes no session. A good one
+    of a bot that ``elsewhere`` has another process for is given back, untouched, to go there.
     """
     try:
-        hello = await read_hello(socket, route.bot_id, settings.hello_s)
+        first = await read_first(socket, settings.hello_s)
+        hello = read_hello(first, route.bot_id)
     except SocketClosedError:
-        return
+        return None
     except HandshakeError as error:
         if refusals.admits(trio.current_time()):
             more = refusals.take_suppressed()
             fields = {"reason": error.reason, "peer": socket.request.peer, "more_before": more}
             log.warning("channel refused", extra=fields)
         await socket.close(error.close_code, error.reason)
-        return
+        return None
+    carrier = elsewhere(hello.bot_id)
+    if carrier is not None and isinstance(first, str):  # a hello always is
+        return Onward(carrier, first)
     try:
         if settings.ack:
             await socket.send(Ack(route.kind).encode(hello.bot_id))
@@ -52,21 +64,30 @@ async def serve_channel(
     except HandshakeError as error:  # draining: no new meetings
         await socket.close(error.close_code, error.reason)
     except SocketClosedError:  # between the hello and the meeting; a retry will come
-        return
+        pass
+    return None
 
 
-async def read_hello(socket: Socket, path_id: str | None, deadline_s: float) -> Hello:
-    """Receive the first message within ``deadline_s`` and check it against the path's id.
+async def read_first(socket: Socket, deadline_s: float) -> str | bytes:
+    """Receive the first message within ``deadline_s``.
 
     Raises:
-        HandshakeError: silence past the deadline, a bad message, or another id than the path.
+        HandshakeError: silence past the deadline.
         SocketClosedError: the peer left.
     """
     try:
         with trio.fail_after(deadline_s):
-            first = await socket.receive()
+            return await socket.receive()
     except trio.TooSlowError as exc:
         raise HandshakeError(f"no ready message in {deadline_s:g} s", POLICY) from exc
+
+
+def read_hello(first: str | bytes, path_id: str | None) -> Hello:
+    """Parse the first message and check it against the path's id.
+
+    Raises:
+        HandshakeError: a bad message, or another id than the path's.
+    """
     hello = parse_hello(first)
     if path_id is not None and path_id != hello.bot_id:
         raise HandshakeError("bot_id is not the one in the path", POLICY)

@@ -6,18 +6,20 @@ The only place that reads the environment, sets up logging and takes signals.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import attrs
 import trio
 
 from trio_bridge.config import ENV_PREFIX, Settings, add_flags, load_settings
 from trio_bridge.errors import BridgeError, SettingsError
+from trio_bridge.fleet.post import LIFELINE_VARIABLE
 from trio_bridge.log import set_up_logging
 from trio_bridge.meeting import Agent
 from trio_bridge.server import Address, Server
@@ -28,6 +30,9 @@ USAGE_EXIT = 2
 """What was asked for cannot be done; one line on stderr says why and what to do."""
 INTERRUPTED_EXIT = 130
 """Ctrl-C before there was anything to end: the shell's number for it."""
+
+COLLECT_AFTER = 20_000
+"""Objects made and not freed yet that start the cycle collector."""
 
 COMMANDS = """commands:
   simulate ws://HOST:PORT   a MeetStream bot that tests any server (simulate --help)
@@ -56,6 +61,8 @@ def run(agent: Agent, argv: Sequence[str] | None = None) -> NoReturn:
 
     The last line of a script, as ``tb.run(agent)``: it takes the same flags as
     ``python -m trio_bridge`` and leaves the process with the same statuses.
+
+    With ``--workers N`` it starts the script N times more, and each gets to this line again.
 
     Raises:
         SystemExit: always; 0 after a clean end.
@@ -114,34 +121,84 @@ def _demo(arguments: list[str]) -> int:
 
 
 def _serve(parser: argparse.ArgumentParser, arguments: list[str], agent: Agent | None) -> int:
+    lifeline = os.environ.pop(LIFELINE_VARIABLE, None)  # an agent's children are no workers
+    if lifeline is not None:
+        return _work(lifeline, agent)
     settings = load_settings(vars(parser.parse_args(arguments)), os.environ)
     set_up_logging(sys.stderr, settings.log_level, settings.log_format)
     _warn_of_typos(os.environ)
-    if agent is None:
-        from trio_bridge.agents import find_agent  # those who bring one need not load ours
+    agent, name = _named(agent, settings)
+    _collect_rarely()
+    if settings.workers == 1:
+        trio.run(_run_until_told, lambda: Server(agent, settings), name, settings)
+        return 0
+    from trio_bridge.fleet.supervisor import Supervisor, own_command
 
-        found = find_agent(settings.agent)
-        agent, name = found.agent, found.name + (f" ({found.note})" if found.note else "")
-    else:
-        name = getattr(agent, "__name__", repr(agent))
-    trio.run(_run_until_told, agent, name, settings)
+    command = own_command(sys.executable, sys.orig_argv, sys.argv[0])
+    environ = dict(os.environ)
+    trio.run(_run_until_told, lambda: Supervisor(settings, command, environ), name, settings)
     return 0
 
 
-async def _run_until_told(agent: Agent, name: str, settings: Settings) -> None:
+def _work(lifeline: str, agent: Agent | None) -> int:
+    """Be one of the workers that a process started with ``--workers`` has."""
+    from trio_bridge.fleet.worker import name_worker_in_logs, open_lifeline, work
+
+    line, post = open_lifeline(lifeline)
+    set_up_logging(sys.stderr, post.settings.log_level, post.settings.log_format)
+    name_worker_in_logs(post.slot)
+    _collect_rarely()
+    trio.run(work, _named(agent, post.settings)[0], line, post)
+    return 0
+
+
+def _collect_rarely() -> None:
+    """Let the cycle collector look at the living less often; only a whole program may.
+
+    A frame leaves no cycle behind, but a few hundred of them under way are enough for Python's
+    default threshold of 700, and each collection walks through what every meeting holds.
+    """
+    gc.freeze()  # what was imported lives as long as the process
+    gc.set_threshold(COLLECT_AFTER, 50, 100)
+
+
+def _named(agent: Agent | None, settings: Settings) -> tuple[Agent, str]:
+    """The agent to run, and what to call it."""
+    if agent is not None:
+        return agent, getattr(agent, "__name__", repr(agent))
+    from trio_bridge.agents import find_agent  # those who bring one need not load ours
+
+    found = find_agent(settings.agent)
+    return found.agent, found.name + (f" ({found.note})" if found.note else "")
+
+
+class _Service(Protocol):
+    """A `Server`, or the supervisor of several."""
+
+    draining: bool
+    stopped: trio.Event
+
+    async def run(self, *, task_status: trio.TaskStatus[Address]) -> None: ...
+
+    def stop(self, drain_s: float = 0.0) -> None: ...
+
+
+async def _run_until_told(
+    make_service: Callable[[], _Service], name: str, settings: Settings
+) -> None:
     """Serve until SIGTERM (drain) or Ctrl-C (at once); a second signal does not wait."""
-    server = Server(agent, settings)
+    service = make_service()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
-            address: Address = await nursery.start(server.run)
+            nursery.start_soon(_obey, signals, service, settings.drain_s)
+            address: Address = await nursery.start(service.run)
             sys.stdout.write(f"trio_bridge listening on {address.url}\nagent: {name}\n")
             sys.stdout.flush()
-            nursery.start_soon(_obey, signals, server, settings.drain_s)
-            await server.stopped.wait()
+            await service.stopped.wait()
             nursery.cancel_scope.cancel()
 
 
-async def _obey(signals: AsyncIterator[int], server: Server, drain_s: float) -> None:
+async def _obey(signals: AsyncIterator[int], server: _Service, drain_s: float) -> None:
     async for number in signals:
         server.stop(drain_s if number == signal.SIGTERM and not server.draining else 0.0)
 

@@ -8,8 +8,6 @@ file, the file over the default. Knows no I/O but reading that file.
 from __future__ import annotations
 
 import argparse
-import difflib
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +80,21 @@ class Settings:
 
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for every IPv4 one")
     port: int = _setting(8080, "TCP port; 0 lets the system choose", low=0, high=65_535)
+    tls_cert: str | None = _setting(
+        None,
+        "PEM file of the certificate and its chain: bots connect with wss:// and TLS 1.2 or "
+        "newer; read once, so a renewed one needs a restart",
+        metavar="FILE",
+    )
+    tls_key: str | None = _setting(
+        None, "PEM file of that certificate's private key, without a passphrase", metavar="FILE"
+    )
+    workers: int = _setting(
+        1,
+        "processes that share the port, one a core; both sockets of a bot meet in one of them",
+        low=1,
+        high=256,
+    )
     agent: str | None = _setting(
         None,
         "agent by name (echo, local) or as package.module:function; "
@@ -132,11 +145,11 @@ class Settings:
         high=60_000,
     )  # fmt: skip
     audio_tick_ms: float = _setting(
-        0.0,
+        2.0,
         "ms that audio frames may gather before they are read: costs as much latency and saves "
         "wake-ups; 0: each frame at once",
         low=0.0,
-        high=20.0,
+        high=100.0,
     )
     chunk_ms: int = _setting(100, "ms of speech in one message to the bot", low=20, high=1_000)
     lead_ms: int = _setting(
@@ -197,6 +210,15 @@ class Settings:
             raise SettingsError(
                 f"lead_ms: {self.lead_ms} is less than chunk_ms ({self.chunk_ms}); "
                 "raise lead_ms or lower chunk_ms"
+            )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            names = ("tls_cert", "tls_key")
+            given, missing = names if self.tls_cert is not None else reversed(names)
+            raise SettingsError(f"{given}: is given without {missing}; give both or neither")
+        if self.workers > 1 and self.tls_cert is not None:
+            raise SettingsError(
+                "workers: more than one needs plain TCP; end TLS in a proxy in front, or leave "
+                "it 1"
             )
 
 
@@ -295,6 +317,9 @@ def _parse(field: attrs.Attribute[Any], given: Any, source: str) -> Any:
 
 
 def _read_file(path: str) -> dict[str, Any]:
+    import difflib  # a start without a file does not need the two
+    import tomllib
+
     try:
         with Path(path).open("rb") as file:
             values = tomllib.load(file)

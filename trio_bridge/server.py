@@ -6,7 +6,8 @@ import errno
 import ipaddress
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import attrs
 import trio
@@ -17,6 +18,7 @@ from trio_bridge.edge.head import Refused, Request
 from trio_bridge.edge.http import Response
 from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.edge.listener import Edge
+from trio_bridge.edge.passing import Carrier, Onward
 from trio_bridge.edge.socket import Socket
 from trio_bridge.errors import HandshakeError, SettingsError
 from trio_bridge.log import Throttle
@@ -24,6 +26,7 @@ from trio_bridge.meeting import Agent
 from trio_bridge.registry import Registry
 from trio_bridge.routes import read_route, shown_token, token_is_good
 from trio_bridge.session import GOING_AWAY, Session
+from trio_bridge.tls import server_context
 
 log = logging.getLogger(__name__)
 
@@ -42,20 +45,37 @@ class Address:
 
     host: str
     port: int
+    tls: bool = False
 
     @property
     def url(self) -> str:
-        """``http://HOST:PORT``; a bot connects to the same with ``ws``."""
+        """``http://HOST:PORT``, or ``https``; a bot says ``ws`` or ``wss``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"http{'s' * self.tls}://{host}:{self.port}"
+
+
+class Siblings(Protocol):
+    """The other worker processes of the same port; see `fleet`."""
+
+    def carrier(self, bot_id: str) -> Carrier | None:
+        """The way to the worker whose bot it is; None when it is ours."""
+
+    async def add_up(self, own: Mapping[str, object]) -> dict[str, object]:
+        """Our `Server.state` and theirs as one, in less than a second."""
 
 
 @attrs.define(eq=False)
 class Server:
-    """A bridge that can be started in a nursery, asked how it is, and told to stop."""
+    """A bridge that can be started in a nursery, asked how it is, and told to stop.
+
+    Raises:
+        SettingsError: a TLS file cannot be used (they are read when it is made), or the
+            settings ask for several workers and this is not one of them.
+    """
 
     agent: Agent
     settings: Settings = attrs.field(factory=Settings)
+    siblings: Siblings | None = None
     edge: Edge = attrs.field(init=False)
     registry: Registry = attrs.field(init=False)
     draining: bool = attrs.field(default=False, init=False)
@@ -69,11 +89,18 @@ class Server:
 
     def __attrs_post_init__(self) -> None:
         settings = self.settings
+        if settings.workers > 1 and self.siblings is None:
+            raise SettingsError(
+                "workers: a server inside a program is one process; leave it 1, or end the "
+                "program with trio_bridge.run(agent)"
+            )
         self.edge = Edge(
             on_http=self._answer,
             on_socket=self._serve_socket,
             admit=self._admit,
+            elsewhere=self._elsewhere,
             tick_s=settings.audio_tick_ms / 1000,
+            tls=server_context(settings.tls_cert, settings.tls_key),
             limits=EdgeLimits(
                 hello_s=settings.hello_s + HELLO_SLACK_S,
                 allowed_origins=frozenset(settings.allowed_origin),
@@ -98,14 +125,15 @@ class Server:
             SettingsError: the address cannot be listened on.
         """
         if listeners is None:
-            listeners = await _listen(self.settings.host, self.settings.port)
+            listeners = await open_listeners(self.settings)
         try:
             async with trio.open_nursery() as nursery:
                 self.registry = Registry(nursery, self._make_session)
                 await nursery.start(self.edge.serve, listeners)
-                address = _address_of(listeners[0])
+                address = address_of(listeners[0], self.settings)
                 log.info("listening", extra={"host": address.host, "port": address.port})
-                self._warn_when_open(address)
+                if self.siblings is None:  # else once for all of them
+                    warn_when_open(address, self.settings)
                 task_status.started(address)
                 try:
                     await self._stop.wait()
@@ -118,6 +146,14 @@ class Server:
         finally:
             log.info("stopped", extra={"meetings": self.served})
             self.stopped.set()
+
+    def state(self) -> dict[str, object]:
+        """What ``/health`` says of this process alone."""
+        return {
+            "status": "draining" if self.draining else "ok",
+            "meetings": len(self.registry),
+            "meetings_begun": self.served,
+        }
 
     def stop(self, drain_s: float = 0.0) -> None:
         """Begin to stop: no new meetings; those that run have ``drain_s`` to end by themselves.
@@ -159,10 +195,22 @@ class Server:
         if self.draining:
             raise Refused(503, "going away")
 
-    async def _serve_socket(self, socket: Socket) -> None:
+    def _elsewhere(self, request: Request) -> Carrier | None:
+        route = read_route(request.path)
+        bot_id = None if route is None else route.bot_id
+        return None if bot_id is None else self._carrier(bot_id)
+
+    def _carrier(self, bot_id: str) -> Carrier | None:
+        if self.siblings is None or self.draining:  # nobody takes new ones then: say it here
+            return None
+        return self.siblings.carrier(bot_id)
+
+    async def _serve_socket(self, socket: Socket) -> Onward | None:
         route = read_route(socket.request.path)
         assert route is not None  # _admit refused it otherwise
-        await serve_channel(socket, route, self.registry, self.settings, self._refusals)
+        return await serve_channel(
+            socket, route, self.registry, self.settings, self._refusals, self._carrier
+        )
 
     async def _answer(self, request: Request) -> Response:
         await trio.lowlevel.checkpoint()
@@ -173,22 +221,11 @@ class Server:
         if request.method not in ("GET", "HEAD"):
             return Response(405, b"GET only\n", headers=(("allow", "GET, HEAD"),))
         ready = not self.draining
-        state = {
-            "status": "ok" if ready else "draining",
-            "meetings": len(self.registry),
-            "meetings_begun": self.served,
-        }
+        state = self.state()
+        if self.siblings is not None:
+            state = await self.siblings.add_up(state)
         status = 200 if ready or request.path == "/health" else 503
         return Response(status, json.dumps(state).encode() + b"\n", "application/json")
-
-    def _warn_when_open(self, address: Address) -> None:
-        if self.settings.token or not address.port:
-            return
-        if not ipaddress.ip_address(address.host.split("%")[0]).is_loopback:
-            log.warning(
-                "everybody who reaches this address may use the agent: set --token",
-                extra={"host": address.host},
-            )
 
 
 async def serve(
@@ -204,7 +241,7 @@ async def serve(
     cancellation every bot is told Close 1001 and nothing is left behind.
 
     Raises:
-        SettingsError: the address cannot be listened on.
+        SettingsError: the address cannot be listened on, or a TLS file cannot be used.
     """
     settings = settings or Settings()
     if agent is None:
@@ -215,14 +252,34 @@ async def serve(
     await server.run(task_status=task_status)
 
 
-def _address_of(listener: Listener) -> Address:
+def address_of(listener: Listener, settings: Settings) -> Address:
+    """Where ``listener`` listens; port 0 for one that is no socket."""
+    tls = settings.tls_cert is not None
     if not isinstance(listener, trio.SocketListener):
-        return Address("", 0)
+        return Address("", 0, tls)
     name = listener.socket.getsockname()
-    return Address(*name[:2]) if isinstance(name, tuple) else Address(str(name), 0)
+    host, port = name[:2] if isinstance(name, tuple) else (str(name), 0)
+    return Address(host, port, tls)
 
 
-async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+def warn_when_open(address: Address, settings: Settings) -> None:
+    """Log it when strangers can reach ``address`` and need no token."""
+    if settings.token or not address.port:
+        return
+    if not ipaddress.ip_address(address.host.split("%")[0]).is_loopback:
+        log.warning(
+            "everybody who reaches this address may use the agent: set --token",
+            extra={"host": address.host},
+        )
+
+
+async def open_listeners(settings: Settings) -> list[trio.SocketListener]:
+    """Listen on the settings' host and port; the caller closes what it gets.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+    """
+    host, port = settings.host, settings.port
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
     except UnicodeError as exc:

@@ -27,8 +27,10 @@ FLOATS = [field.name for field in FIELDS if type(field.default) is float]
 COMPANIONS: dict[str, dict[str, Any]] = {
     "chunk_ms": {"lead_ms": 5_000},
     "lead_ms": {"chunk_ms": 20},
+    "tls_cert": {"tls_key": "key.pem"},
+    "tls_key": {"tls_cert": "cert.pem"},
 }
-"""What must be set as well for the whole range of a setting to make sense."""
+"""What must be set as well for (the whole range of) a setting to make sense."""
 
 
 def field_named(name: str) -> attrs.Attribute[Any]:
@@ -72,6 +74,19 @@ def as_file(directory: Path, name: str, value: Any) -> list[str]:
     return ["--config", str(path)]
 
 
+def beside(name: str) -> list[str]:
+    """Arguments for the companions of ``name``."""
+    return [
+        argument
+        for other, value in COMPANIONS.get(name, {}).items()
+        for argument in as_arguments(other, value)
+    ]
+
+
+def made_with(name: str, value: Any) -> Settings:
+    return Settings(**{name: value}, **COMPANIONS.get(name, {}))
+
+
 def load(arguments: list[str], environ: dict[str, str] | None = None) -> Settings:
     parser = argparse.ArgumentParser()
     add_flags(parser)
@@ -107,31 +122,32 @@ def test_nothing_given_is_the_default_of_everything() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_wins_over_the_default(name: str, tmp_path: Path) -> None:
     value, _ = two_values(name)
-    assert load(as_file(tmp_path, name, value)) == Settings(**{name: value})
+    assert load([*as_file(tmp_path, name, value), *beside(name)]) == made_with(name, value)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_variable_wins_over_the_file(name: str, tmp_path: Path) -> None:
     value, other = two_values(name)
-    loaded = load(as_file(tmp_path, name, other), as_variable(name, value))
-    assert loaded == Settings(**{name: value})
-    assert load(as_file(tmp_path, name, value), as_variable(name, other)) == Settings(
-        **{name: other}
-    )
+    for wins, loses in ((value, other), (other, value)):
+        arguments = [*as_file(tmp_path, name, loses), *beside(name)]
+        assert load(arguments, as_variable(name, wins)) == made_with(name, wins)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_flag_wins_over_variable_and_file(name: str, tmp_path: Path) -> None:
     for value, other in (two_values(name), two_values(name)[::-1]):
         arguments = [*as_file(tmp_path, name, other), *as_arguments(name, value)]
-        assert load(arguments, as_variable(name, other)) == Settings(**{name: value})
+        loaded = load([*arguments, *beside(name)], as_variable(name, other))
+        assert loaded == made_with(name, value)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_overridden_value_changes_no_other_setting(name: str, tmp_path: Path) -> None:
     value, _ = two_values(name)
-    loaded = load(as_arguments(name, value))
-    back: dict[str, Any] = {name: field_named(name).default}
+    loaded = load([*as_arguments(name, value), *beside(name)])
+    back: dict[str, Any] = {
+        one: field_named(one).default for one in (name, *COMPANIONS.get(name, {}))
+    }
     assert attrs.evolve(loaded, **back) == Settings()
 
 
@@ -146,6 +162,7 @@ def test_the_file_may_be_named_by_a_variable_and_the_flag_wins(tmp_path: Path) -
 
 def test_a_file_may_set_everything_at_once(tmp_path: Path) -> None:
     values = {name: two_values(name)[0] for name in NAMES}
+    values["workers"] = 1  # TLS allows no more
     path = tmp_path / "all.toml"
     path.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items()))
     assert load(["--config", str(path)]) == Settings(**values)
@@ -396,6 +413,17 @@ def test_the_table_has_one_row_of_three_cells_a_setting() -> None:
     assert "| `--port` | 8080 |" in settings_table()
     assert "| `--ack` | on |" in settings_table()
     assert "| `--agent` |  |" in settings_table()
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"), [("tls_cert", "tls_key"), ("tls_key", "tls_cert")]
+)
+def test_half_of_a_tls_pair_is_refused_by_the_name_of_both(given: str, missing: str) -> None:
+    text = refusal([flag_of(given), "file.pem"])
+    assert text == f"{flag_of(given)}: is given without {missing}; give both or neither"
+    with_variable = refusal([], {ENV_PREFIX + given.upper(): "file.pem"})
+    assert with_variable.startswith(f"${ENV_PREFIX}{given.upper()}: ")
+    assert "empty" in refusal([], {ENV_PREFIX + given.upper(): ""})  # never plain in silence
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -8,6 +8,7 @@ import select
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import h11
 import trio
@@ -19,6 +20,14 @@ from trio_bridge.edge.http import OnHttp, send_refusal, serve_request
 from trio_bridge.edge.hub import Hub, HubStream
 from trio_bridge.edge.limits import DEFAULT_LIMITS, EdgeLimits
 from trio_bridge.edge.lobby import Lobby, PeerLog
+from trio_bridge.edge.passing import (
+    Carrier,
+    HandOverError,
+    Onward,
+    Passage,
+    first_frame,
+    pass_on,
+)
 from trio_bridge.edge.socket import Socket, accept
 from trio_bridge.edge.transport import RawStream, peer_address
 from trio_bridge.errors import SocketClosedError
@@ -34,6 +43,12 @@ _GONE = (
     ssl.SSLError,
 )
 _GOING_AWAY = Refused(503, "going away", (("retry-after", "10"),))
+_NOT_TAKEN = Refused(503, "try again", (("retry-after", "1"),))
+_TRY_AGAIN = 1013
+"""The same once the 101 is out (IANA's registry of close codes)."""
+
+Leave = Callable[[], None]
+Talk = Callable[[trio.abc.Stream, str, Leave], Awaitable[None]]
 
 
 class Edge:
@@ -43,8 +58,9 @@ class Edge:
         self,
         *,
         on_http: OnHttp,
-        on_socket: Callable[[Socket], Awaitable[None]],
+        on_socket: Callable[[Socket], Awaitable[Onward | None]],
         admit: Callable[[Request], None],
+        elsewhere: Callable[[Request], Carrier | None] = lambda _: None,
         limits: EdgeLimits = DEFAULT_LIMITS,
         tls: ssl.SSLContext | None = None,
         tick_s: float = 0.0,
@@ -53,6 +69,10 @@ class Edge:
 
         ``on_socket`` owns the socket until it returns: 1000. What it raises is logged once and
         closes it with 1011; when cancelled it is closed with 1001. ``tick_s`` is the `Hub`'s.
+
+        ``elsewhere`` may name a process that shall have the connection of a request that was
+        let in, before the 101; ``on_socket`` may still return one with the first message in its
+        hand. What is not taken there is told to try again: 503, or 1013. Not with ``tls``.
         """
         self.counts: Counter[str] = Counter()
         """Events by name since the start; the names are ours, so there are few."""
@@ -62,12 +82,14 @@ class Edge:
         self._on_http = on_http
         self._on_socket = on_socket
         self._admit = admit
+        self._elsewhere = elsewhere
         self._tls = tls
         self._lobby = Lobby(limits)
         self._peers = PeerLog()
         self._accepting = trio.CancelScope()
         self._tick_s = tick_s
         self._hub: Hub | None = None
+        self._connections: trio.Nursery | None = None
         self._idle: set[trio.CancelScope] = set()
         self._draining = False
 
@@ -96,11 +118,13 @@ class Edge:
                 self._hub = Hub(self._tick_s)
                 reading.start_soon(self._hub.run)
             async with trio.open_nursery() as connections:
+                self._connections = connections
                 task_status.started(listeners)
                 with self._accepting:
                     async with trio.open_nursery() as accepting:
                         for listener in listeners:
                             accepting.start_soon(self._accept, listener, connections)
+                self._connections = None
             reading.cancel_scope.cancel()
 
     async def drain(self, code: int = 1001, reason: str = "going away") -> None:
@@ -118,7 +142,30 @@ class Edge:
 
     async def connection(self, stream: trio.abc.Stream) -> None:
         """Serve one connection to its end and close it. Raises nothing but cancellation."""
-        peer = peer_address(stream)
+        await self._guard(stream, peer_address(stream), self._converse)
+
+    def has_room(self, passage: Passage) -> bool:
+        """Whether `adopt` would serve it now."""
+        if self._connections is None or self._draining:
+            return False
+        leave = self._lobby.enter(passage.request.peer)
+        if leave is not None:
+            leave()
+        return leave is not None
+
+    def adopt(self, stream: trio.SocketStream, passage: Passage) -> None:
+        """Serve and close a connection that another process has begun to serve, as our own.
+
+        Only while `serve` accepts; the request is judged again, and served here in any case.
+        """
+        assert self._connections is not None
+        peer = passage.request.peer
+        self.counts["adopted"] += 1
+        self._connections.start_soon(
+            self._guard, stream, peer, partial(self._resume, passage), name=f"adopted {peer}"
+        )
+
+    async def _guard(self, stream: trio.abc.Stream, peer: str, talk: Talk) -> None:
         leave = self._lobby.enter(peer)
         if leave is None:
             self.counts["over cap"] += 1
@@ -133,7 +180,7 @@ class Edge:
                 stream = trio.SSLStream(
                     stream, self._tls, server_side=True, https_compatible=True
                 )
-            await self._converse(stream, peer, leave)
+            await talk(stream, peer, leave)
         except* _GONE:
             self.counts["gone"] += 1
         except* Exception as failures:
@@ -160,9 +207,7 @@ class Edge:
                 else:
                     connections.start_soon(self.connection, stream)
 
-    async def _converse(
-        self, stream: trio.abc.Stream, peer: str, leave: Callable[[], None]
-    ) -> None:
+    async def _converse(self, stream: trio.abc.Stream, peer: str, leave: Leave) -> None:
         """Answer plain requests until one is an upgrade; then it is a WebSocket to its end."""
         conn = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head_bytes)
         try:
@@ -173,6 +218,10 @@ class Edge:
                 if request.wants_websocket:
                     head = judge_upgrade(request, self.limits.allowed_origins)
                     self._let_in(request)
+                    if (carrier := self._elsewhere(request)) is not None:
+                        passage = Passage(request, False, conn.trailing_data[0])
+                        await self._send_away(stream, carrier, passage)
+                        return
                     break
                 self.counts["requests"] += 1
                 if not await serve_request(
@@ -180,14 +229,50 @@ class Edge:
                 ):
                     return
         except Refused as refusal:
-            self.counts[f"refused {refusal.status}"] += 1
-            self._peers.say(
-                "request refused", peer=peer, status=refusal.status, reason=refusal.reason
-            )
-            await send_refusal(stream, conn, refusal, self.limits)
+            await self._refuse(stream, conn, refusal, peer)
             return
         await self._websocket(
             Gate(stream, head, conn.trailing_data[0], self.limits), request, leave
+        )
+
+    async def _resume(
+        self, passage: Passage, stream: trio.abc.Stream, peer: str, leave: Leave
+    ) -> None:
+        """Go on with an upgrade where another process stopped."""
+        request = passage.request
+        try:
+            head = judge_upgrade(request, self.limits.allowed_origins)
+            if not passage.upgraded:  # else it was let in where it was answered
+                self._let_in(request)
+        except Refused as refusal:
+            await self._refuse(stream, h11.Connection(h11.SERVER), refusal, peer)
+            return
+        gate = Gate(stream, head, passage.unread, self.limits, upgraded=passage.upgraded)
+        await self._websocket(gate, request, leave)
+
+    async def _refuse(
+        self, stream: trio.abc.Stream, conn: h11.Connection, refusal: Refused, peer: str
+    ) -> None:
+        self.counts[f"refused {refusal.status}"] += 1
+        self._peers.say(
+            "request refused", peer=peer, status=refusal.status, reason=refusal.reason
+        )
+        await send_refusal(stream, conn, refusal, self.limits)
+
+    async def _send_away(
+        self, stream: trio.abc.Stream, carrier: Carrier, passage: Passage
+    ) -> None:
+        try:
+            await pass_on(carrier, passage, stream, stream)
+        except HandOverError as error:
+            self._not_taken(error, passage)
+            raise _NOT_TAKEN from error
+        self.counts["passed on"] += 1
+
+    def _not_taken(self, error: HandOverError, passage: Passage) -> None:
+        self.counts["not taken"] += 1
+        self._peers.say(
+            "hand-over failed", logging.WARNING, peer=passage.request.peer, reason=str(error)
         )
 
     async def _next_request(
@@ -219,7 +304,7 @@ class Edge:
             _log.exception("admission failed", extra={"peer": request.peer})
             raise Refused(500, "internal error") from exc
 
-    async def _websocket(self, gate: Gate, request: Request, leave: Callable[[], None]) -> None:
+    async def _websocket(self, gate: Gate, request: Request, leave: Leave) -> None:
         """Accept, hand the socket over, see to its end. The nursery is this socket's own."""
         try:
             async with trio.open_nursery() as nursery:
@@ -239,7 +324,7 @@ class Edge:
 
     def _account(self, gate: Gate, request: Request) -> None:
         """Count and log why *we* ended the socket, if we did; once, also when cancelled."""
-        if not gate.armed:
+        if not gate.armed and not gate.given_away:
             self.counts["never armed"] += 1
         if gate.fault is not None:
             self.counts["error"] += 1
@@ -259,11 +344,15 @@ class Edge:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._evict, gate, nursery.cancel_scope)
-                await self._on_socket(socket)
+                onward = await self._on_socket(socket)
+                if onward is not None:
+                    await self._pass_on(socket.request, gate, onward)
                 nursery.cancel_scope.cancel()
             code, reason = 1000, ""
         except* SocketClosedError:
             code, reason = 1000, ""  # it ended while in use: the ordinary way
+        except* HandOverError:
+            code, reason = _TRY_AGAIN, "try again"
         except* Exception as failures:
             code, reason = 1011, "internal error"
             self.counts["error"] += 1
@@ -271,7 +360,18 @@ class Edge:
                 "socket task failed", extra={"peer": socket.request.peer}, exc_info=failures
             )
         finally:
-            await socket.close(code, reason)
+            if not gate.given_away:
+                await socket.close(code, reason)
+
+    async def _pass_on(self, request: Request, gate: Gate, onward: Onward) -> None:
+        passage = Passage(request, True, first_frame(onward.first) + gate.unread())
+        try:
+            await pass_on(onward.carrier, passage, gate.inner, gate, gate.ending.is_set)
+        except HandOverError as error:
+            self._not_taken(error, passage)
+            raise
+        gate.given_away = True
+        self.counts["passed on"] += 1
 
     async def _evict(self, gate: Gate, scope: trio.CancelScope) -> None:
         """Cancel an ``on_socket`` that neither armed its socket nor noticed that it ended."""

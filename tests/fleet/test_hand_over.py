@@ -1,0 +1,398 @@
+"""Two workers in one process, on real sockets: what each step of a hand-over does when the
+other side is slow, full, gone or mad."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from tests.core.rooms import listener
+from tests.edge.peers import (
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Loopback,
+    close_payload,
+    frame,
+    head,
+)
+from tests.fleet.bots import Bot, bots_of, leave, next_message, sound
+from trio_bridge.config import Settings
+from trio_bridge.edge.head import Request
+from trio_bridge.edge.passing import Passage, first_frame
+from trio_bridge.fleet import siblings
+from trio_bridge.fleet.handover import (
+    ASK,
+    TAKEN,
+    YOURS,
+    Prefix,
+    encode_passage,
+    encode_prefix,
+)
+from trio_bridge.fleet.hatch import Hatch
+from trio_bridge.fleet.siblings import Siblings, hatch_path
+from trio_bridge.server import Address, Server
+from trio_bridge.wire.hello import encode_hello
+
+(OURS,), (THEIRS,) = bots_of(0, 1), bots_of(1, 1)
+DEADLINE_S = 10.0
+PASSAGE = Passage(Request("GET", "/bridge", (), "?"), True, b"")
+HELLO_AS_SENT_ON = first_frame(encode_hello(THEIRS))
+HELLO = frame(TEXT, encode_hello(THEIRS).encode())
+
+
+@attrs.define(eq=False)
+class Pair:
+    """Worker 0, which has the port, and worker 1, which has only its hatch."""
+
+    first: Server
+    second: Server
+    net: Loopback
+    directory: str
+    nursery: trio.Nursery
+
+    def counts(self) -> tuple[int, int, int]:
+        edge = self.first.edge
+        return (
+            edge.counts["passed on"],
+            edge.counts["not taken"],
+            self.second.edge.counts["adopted"],
+        )
+
+    async def visit(self) -> socket.socket:
+        """Knock at worker 1's hatch."""
+        raw = socket.socket(socket.AF_UNIX)
+        raw.setblocking(False)
+        await trio.socket.from_stdlib_socket(raw).connect(hatch_path(self.directory, 1))
+        return raw
+
+
+def open_hatch(directory: str, slot: int) -> trio.SocketListener:
+    hatch = socket.socket(socket.AF_UNIX)
+    hatch.bind(hatch_path(directory, slot))
+    hatch.listen()
+    return trio.SocketListener(trio.socket.from_stdlib_socket(hatch))
+
+
+@asynccontextmanager
+async def pair(path: Path, *, second: bool = True) -> AsyncIterator[Pair]:
+    """Two workers; with ``second=False`` the second one hangs: its hatch lets nobody in."""
+    directory = str(path)
+    settings = Settings(port=0, workers=2, host="127.0.0.1")
+    first, other = (Server(listener, settings, Siblings(n, 2, directory)) for n in (0, 1))
+    hatches = [open_hatch(directory, n) for n in (0, 1)]
+    before = len(os.listdir("/proc/self/fd"))
+    with trio.fail_after(DEADLINE_S):
+        async with trio.open_nursery() as nursery:
+            address: Address = await nursery.start(first.run)
+            await nursery.start(other.run)
+            nursery.start_soon(Hatch(first).serve, hatches[0])
+            if second:
+                nursery.start_soon(Hatch(other).serve, hatches[1])
+            workers = Pair(first, other, Loopback(address.port), directory, nursery)
+            yield workers
+            for peer in workers.net.peers:
+                await trio.aclose_forcefully(peer.stream)
+            nursery.cancel_scope.cancel()
+    for hatch in hatches:
+        await hatch.aclose()
+    assert len(os.listdir("/proc/self/fd")) == before - 2, "descriptors are left"
+
+
+def open_hatch_again(directory: str) -> trio.SocketListener:
+    """A worker 1 of the test's own."""
+    os.unlink(hatch_path(directory, 1))
+    return open_hatch(directory, 1)
+
+
+async def receive_passage(visit: trio.SocketStream) -> None:
+    data = b""
+    while not data.endswith(HELLO_AS_SENT_ON):
+        more = await visit.receive_some(65536)
+        assert more
+        data += more
+
+
+async def heard(server: Server, frames: int) -> None:
+    """Wait until the only meeting of ``server`` has heard so many frames, and check it."""
+    (session,) = server.registry
+    while session.inflow.intake.frames < frames:
+        await trio.lowlevel.checkpoint()
+    await trio.testing.wait_all_tasks_blocked()
+    assert session.inflow.intake.frames == frames
+    assert not session.ledger.faults
+
+
+@pytest.mark.parametrize("in_path", [True, False])
+async def test_what_comes_with_the_first_message_is_heard_whole(
+    in_path: bool, tmp_path: Path
+) -> None:
+    async with pair(tmp_path) as workers:
+        audio = await Bot(workers.net, THEIRS, in_path).open("audio", sound(9))
+        await heard(workers.second, 9)
+        await audio.send(sound(1))
+        await heard(workers.second, 10)
+        assert workers.counts() == (1, 0, 1)
+        assert len(workers.first.registry) == 0
+        assert not workers.first.edge.sockets
+        assert workers.first.edge.pending == 0
+        await leave(audio)
+
+
+async def test_ones_own_bot_stays(tmp_path: Path) -> None:
+    async with pair(tmp_path) as workers:
+        for in_path in (True, False):
+            await leave(await Bot(workers.net, OURS, in_path).open("control"))
+        assert workers.counts() == (0, 0, 0)
+
+
+async def test_wherever_the_network_cuts_the_bytes_nothing_is_lost_or_doubled(
+    tmp_path: Path,
+) -> None:
+    """Behind the 101: a ping, the first message in two fragments, half a frame, the rest."""
+    text = encode_hello(THEIRS).encode()
+    opening = [
+        frame(PING, b"hi"),
+        frame(TEXT, text[:20], fin=False),
+        frame(0, text[20:]),
+        sound(2),
+    ]
+    data = b"".join(opening)
+    marks = [0, 1, len(opening[0]) - 1, len(opening[0])]
+    end_of_hello = len(b"".join(opening[:3]))
+    marks += [end_of_hello + n for n in (-30, -1, 0, 1, 2, 7, 8, 100, len(sound(1)), 2000)]
+    async with pair(tmp_path) as workers:
+        for cut in marks:
+            audio = await workers.net.dial()
+            await audio.upgrade(head(target=b"/bridge/audio"))
+            await audio.send(data[:cut])
+            await trio.testing.wait_all_tasks_blocked()
+            await audio.send(data[cut:])
+            assert await audio.read() == (PONG, b"hi")
+            assert (await next_message(audio))["type"] == "ack"
+            await heard(workers.second, 2)
+            await audio.send(frame(CLOSE, close_payload(1000)))
+            assert await audio.close_code() == 1000
+            (session,) = workers.second.registry
+            session.end()
+            await workers.second.registry.empty()
+        assert workers.counts() == (len(marks), 0, len(marks))
+
+
+async def test_a_worker_that_hangs_is_waited_for_a_moment_and_the_bot_told_to_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(siblings, "HAND_OVER_S", 0.05)
+    async with pair(tmp_path, second=False) as workers:
+        early = await workers.net.dial()
+        await early.send(head(target=f"/{THEIRS}/bridge".encode()))
+        status, headers, _ = await early.answer()
+        assert (status, headers[b"retry-after"]) == (503, b"1")
+        late = await workers.net.dial()
+        await late.upgrade()
+        await late.send(HELLO)
+        assert await late.close_code() == 1013
+        await late.send(frame(CLOSE, close_payload(1013)))
+        assert await late.at_end()
+        assert workers.counts() == (0, 2, 0)
+
+
+async def test_a_worker_that_is_not_there_is_no_failure(tmp_path: Path) -> None:
+    async with pair(tmp_path) as workers:
+        os.unlink(hatch_path(workers.directory, 1))
+        peer = await workers.net.dial()
+        await peer.upgrade()
+        await peer.send(HELLO)
+        assert await peer.close_code() == 1013
+        assert workers.counts() == (0, 1, 0)
+        assert workers.first.edge.counts["error"] == 0
+
+
+async def test_a_worker_that_ends_takes_nobody(tmp_path: Path) -> None:
+    async with pair(tmp_path) as workers:
+        await workers.second.edge.drain()
+        peer = await workers.net.dial()
+        await peer.upgrade()
+        await peer.send(HELLO)
+        assert await peer.close_code() == 1013
+        assert workers.counts() == (0, 1, 0)
+
+
+async def test_a_worker_that_drains_refuses_a_new_bot_as_it_would_by_itself(
+    tmp_path: Path,
+) -> None:
+    async with pair(tmp_path) as workers:
+        workers.second.draining = True
+        early = await workers.net.dial()
+        await early.send(head(target=f"/{THEIRS}/bridge".encode()))
+        assert (await early.answer())[0] == 503
+        late = await workers.net.dial()
+        await late.upgrade()
+        await late.send(HELLO)
+        while (frame_read := await late.read())[0] == TEXT:
+            pass
+        assert frame_read == (CLOSE, close_payload(1001, b"going away"))
+        workers.first.draining = True  # then it is not even tried
+        again = await workers.net.dial()
+        await again.send(head(target=f"/{THEIRS}/bridge".encode()))
+        assert (await again.answer())[0] == 503
+        assert workers.counts() == (2, 0, 2)
+
+
+async def test_a_bot_that_leaves_while_it_is_handed_over_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Close waits unread behind the hello, and travels with the rest."""
+    async with pair(tmp_path) as workers:
+        peer = await workers.net.dial()
+        await peer.upgrade()
+        await peer.send(HELLO, frame(CLOSE, close_payload(1000)))
+        assert await peer.close_code() == 1000
+        assert workers.counts() == (1, 0, 1)
+
+
+async def test_what_we_began_to_close_is_not_given_away(
+    tmp_path: Path,
+) -> None:
+    """The hello's deadline strikes, or we drain, while the other worker is still to answer."""
+    async with pair(tmp_path, second=False) as workers:
+        peer = await workers.net.dial()
+        await peer.upgrade()
+        await peer.send(HELLO)
+        async with open_hatch_again(workers.directory) as stub, await stub.accept() as visit:
+            await receive_passage(visit)
+            workers.nursery.start_soon(workers.first.edge.drain)
+            assert await peer.close_code() == 1001
+            await visit.send_all(TAKEN)
+            assert await visit.receive_some(1) == b""  # nothing was committed
+        assert workers.counts() == (0, 1, 0)
+
+
+async def test_a_worker_that_dies_with_the_connection_in_its_hands_leaves_it_with_us(
+    tmp_path: Path,
+) -> None:
+    async with pair(tmp_path, second=False) as workers:
+        peer = await workers.net.dial()
+        await peer.upgrade()
+        await peer.send(HELLO)
+        async with open_hatch_again(workers.directory) as stub, await stub.accept() as visit:
+            await receive_passage(visit)  # and dies
+        assert await peer.close_code() == 1013
+
+
+# -- visitors of the hatch -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", [b"", b"?", YOURS], ids=["nothing", "another", "alone"])
+async def test_a_visitor_that_gives_nothing_after_all_is_shown_out(
+    word: bytes, tmp_path: Path
+) -> None:
+    async with pair(tmp_path) as workers:
+        with await workers.visit() as raw:
+            visit = trio.socket.from_stdlib_socket(raw)
+            await visit.send(encode_passage(PASSAGE))
+            assert await visit.recv(1) == TAKEN
+            await visit.send(word)
+            visit.shutdown(socket.SHUT_WR)
+            assert await visit.recv(1) == b""
+        assert workers.second.edge.counts["adopted"] == 0
+
+
+async def test_connections_beside_a_wrong_word_are_closed(tmp_path: Path) -> None:
+    async with pair(tmp_path) as workers:
+        ours, theirs = socket.socketpair()
+        with ours, theirs, await workers.visit() as raw:
+            visit = trio.socket.from_stdlib_socket(raw)
+            await visit.send(encode_passage(PASSAGE))
+            assert await visit.recv(1) == TAKEN
+            two = struct.pack("ii", theirs.fileno(), theirs.fileno())
+            raw.sendmsg([YOURS], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, two)])
+            theirs.close()
+            assert await visit.recv(1) == b""
+            assert ours.recv(1) == b""  # both copies are gone
+
+
+async def test_a_full_worker_says_so(tmp_path: Path) -> None:
+    async with pair(tmp_path) as workers:
+        places = [workers.second.edge._lobby.enter(str(n)) for n in range(512)]
+        peer = await workers.net.dial()
+        await peer.upgrade()
+        await peer.send(HELLO)
+        assert await peer.close_code() == 1013
+        assert workers.counts() == (0, 1, 0)
+        for leave_place in places:
+            assert leave_place is not None
+            leave_place()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        encode_prefix(Prefix(b"tbH9")),
+        encode_prefix(Prefix(b"tbH1", 1 << 31, 0)),
+        encode_prefix(Prefix(b"tbH1", 2, 0)) + b"{}",
+        encode_prefix(Prefix(b"tbH1", 4, 4)) + b"null",
+        encode_passage(PASSAGE)[:-1],
+    ],
+    ids=["nothing", "http", "purpose", "too much", "not a head", "null", "early end"],
+)
+async def test_a_mad_visitor_is_shown_out_and_the_hatch_stays_open(
+    said: bytes, tmp_path: Path
+) -> None:
+    async with pair(tmp_path) as workers:
+        with await workers.visit() as raw:
+            visit = trio.socket.from_stdlib_socket(raw)
+            await visit.send(said)
+            visit.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):  # it left something unread
+                assert await visit.recv(10) == b""
+        await leave(await Bot(workers.net, THEIRS).open("control"))
+
+
+async def test_a_silent_visitor_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_bridge.fleet.hatch.HAND_OVER_S", 0.05)
+    async with pair(tmp_path) as workers:
+        with await workers.visit() as raw:
+            assert await trio.socket.from_stdlib_socket(raw).recv(10) == b""
+
+
+async def test_every_worker_answers_for_the_whole_fleet(tmp_path: Path) -> None:
+    async with pair(tmp_path) as workers:
+        for bot_id in (OURS, THEIRS):
+            await Bot(workers.net, bot_id).open("control")
+        for server in (workers.first, workers.second):
+            assert server.siblings is not None
+            total = await server.siblings.add_up(server.state())
+            assert (total["status"], total["meetings"], total["meetings_begun"]) == ("ok", 2, 2)
+
+
+async def test_a_worker_that_answers_with_nonsense_gave_no_answer(tmp_path: Path) -> None:
+    async def answer(stub: trio.SocketListener, said: bytes) -> None:
+        async with await stub.accept() as visit:
+            assert await visit.receive_some(100) == encode_prefix(Prefix(ASK))
+            await visit.send_all(said)
+
+    async with pair(tmp_path, second=False) as workers, open_hatch_again(str(tmp_path)) as stub:
+        for said in (b"", b"[]", b"{", b"\xff"):
+            workers.nursery.start_soon(answer, stub, said)
+            assert workers.first.siblings is not None
+            total = await workers.first.siblings.add_up(workers.first.state())
+            assert total["status"] == "degraded"
+            assert total["workers"] == [
+                {"slot": 0, "status": "ok", "meetings": 0, "meetings_begun": 0},
+                {"slot": 1, "status": "no answer"},
+            ]

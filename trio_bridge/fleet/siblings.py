@@ -1,0 +1,158 @@
+"""The other workers as one of them sees them: whose a bot is, the way there, how they are."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import socket
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from trio_bridge.edge.passing import Carrier, HandOverError, Offer, Passage
+from trio_bridge.fleet.handover import (
+    ASK,
+    TAKEN,
+    YOURS,
+    Prefix,
+    encode_passage,
+    encode_prefix,
+)
+
+HAND_OVER_S = 5.0
+"""From the visit to the answer. It takes 1 ms; a worker that is just being started anew, while
+its visitors queue, takes most of a second."""
+ASK_S = 0.5
+"""A worker that is well answers in a few ms; probes give up after a second."""
+MAX_STATE_BYTES = 64 << 10
+
+
+def slot_of(bot_id: str, count: int) -> int:
+    """Which of ``count`` workers serves ``bot_id``: the same in every process, at any time."""
+    digest = hashlib.blake2b(bot_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % count
+
+
+def hatch_path(directory: str, slot: int) -> str:
+    return str(Path(directory) / str(slot))
+
+
+@attrs.frozen
+class Visit:
+    """Another worker would take a connection, and waits for it."""
+
+    _socket: socket.socket
+    _connection: socket.socket
+
+    def commit(self) -> None:
+        # Not earlier: a descriptor on its way keeps the connection open, and a worker that
+        # hangs would never close it. One byte always fits, the kernel's buffer is empty.
+        rights = struct.pack("i", self._connection.fileno())
+        try:
+            self._socket.sendmsg([YOURS], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        except OSError as exc:
+            raise HandOverError("the worker is gone") from exc
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@attrs.frozen
+class Siblings:
+    """The workers of one fleet, of which this process is the one in ``slot``."""
+
+    slot: int
+    count: int
+    directory: str
+    """Where each worker's hatch is."""
+
+    def carrier(self, bot_id: str) -> Carrier | None:
+        """The way to the worker whose bot it is; None when it is ours."""
+        slot = slot_of(bot_id, self.count)
+        if slot == self.slot:
+            return None
+
+        async def carry(connection: socket.socket, passage: Passage) -> Offer:
+            return await self._offer(slot, connection, passage)
+
+        return carry
+
+    async def add_up(self, own: Mapping[str, object]) -> dict[str, object]:
+        """``own`` state and the others', asked at once and answered within `ASK_S`, as one.
+
+        Numbers are added. ``status`` is ours, or ``degraded`` when it is ok and another's is
+        not; ``workers`` has each by itself, with ``no answer`` for one that gave none.
+        """
+        states: dict[int, Mapping[str, object]] = {self.slot: own}
+
+        async def ask(slot: int) -> None:
+            states[slot] = await self._ask(slot)
+
+        async with trio.open_nursery() as nursery:
+            for slot in range(self.count):
+                if slot != self.slot:
+                    nursery.start_soon(ask, slot)
+        return add_states(own, states)
+
+    async def _offer(self, slot: int, connection: socket.socket, passage: Passage) -> Offer:
+        data = encode_passage(passage)
+        with contextlib.ExitStack() as undo:
+            raw = undo.enter_context(_unix_socket())
+            try:
+                with trio.fail_after(HAND_OVER_S):
+                    visit = trio.socket.from_stdlib_socket(raw)
+                    await visit.connect(hatch_path(self.directory, slot))
+                    await _send_all(visit, data)
+                    answer = await visit.recv(1)
+            except (OSError, trio.TooSlowError) as exc:
+                raise HandOverError(f"worker {slot} does not answer: {exc!r}") from exc
+            if answer != TAKEN:
+                raise HandOverError(f"worker {slot} is full, or about to end")
+            undo.pop_all()
+        return Visit(raw, connection)
+
+    async def _ask(self, slot: int) -> Mapping[str, object]:
+        data = b""
+        with _unix_socket() as raw:
+            try:
+                with trio.fail_after(ASK_S):
+                    visit = trio.socket.from_stdlib_socket(raw)
+                    await visit.connect(hatch_path(self.directory, slot))
+                    await _send_all(visit, encode_prefix(Prefix(ASK)))
+                    while len(data) < MAX_STATE_BYTES and (more := await visit.recv(4096)):
+                        data += more
+                state: Any = json.loads(data)
+            except (OSError, ValueError, trio.TooSlowError):
+                state = None
+        return state if isinstance(state, dict) else {"status": "no answer"}
+
+
+def add_states(
+    own: Mapping[str, object], states: Mapping[int, Mapping[str, object]]
+) -> dict[str, object]:
+    """One state of the states of all slots; see `Siblings.add_up`."""
+    total = dict(own)
+    for name, value in own.items():
+        if isinstance(value, int | float):
+            told = [state.get(name) for state in states.values()]
+            total[name] = sum(number for number in told if isinstance(number, int | float))
+    if own["status"] == "ok" and any(s.get("status") != "ok" for s in states.values()):
+        total["status"] = "degraded"
+    total["workers"] = [{"slot": slot, **states[slot]} for slot in sorted(states)]
+    return total
+
+
+def _unix_socket() -> socket.socket:
+    raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    raw.setblocking(False)
+    return raw
+
+
+async def _send_all(visit: trio.socket.SocketType, data: bytes) -> None:
+    while data:
+        data = data[await visit.send(data) :]
