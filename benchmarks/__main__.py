@@ -10,10 +10,9 @@ import contextlib
 import datetime
 import importlib.metadata
 import importlib.util
-import itertools
 import os
 import platform
-import resource
+import re
 import shlex
 import subprocess
 import sys
@@ -23,7 +22,8 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks.accounting import Cores, choose_cores, machine
+from benchmarks.accounting import Cores, choose_cores, machine, raise_file_limit
+from benchmarks.extras import SECTIONS, Extras
 from benchmarks.plot import line_plot
 from benchmarks.report import About, progress, quick_table, to_markdown
 from benchmarks.results import Figures, Results
@@ -36,7 +36,7 @@ from benchmarks.servers import (
     make_certificate,
     ours,
     peers,
-    setting_exists,
+    variants,
 )
 from benchmarks.trial import run_trial
 from benchmarks.wsclient import LinkError
@@ -47,8 +47,6 @@ PACKAGES = (
 )  # fmt: skip
 TRIES = 3
 """Of a trial that others disturbed."""
-TICK = ("trio_bridge, 2 ms tick", ("--audio-tick-ms", "2"))
-"""The setting for throughput, measured beside the default one."""
 
 
 @attrs.frozen
@@ -69,21 +67,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     plan = _plan(arguments)
     cores = choose_cores()
-    _raise_file_limit()
+    raise_file_limit()
     os.sched_setaffinity(0, {cores.load})
     results = Results()
+    extras = Extras(_sections(arguments), cores, plan.window_s, arguments.speech_s)
+    directory_out = Path(arguments.out)
     with tempfile.TemporaryDirectory() as directory:
         tls = make_certificate(Path(directory))
         # Rounds outermost: what a machine does for minutes at a time does not hit one row.
-        for round_, row in itertools.product(range(plan.rounds), plan.rows):
-            _run_row(plan, row, round_, cores, tls, results)
-            if not arguments.quick:  # each time, so that a run cut short is not lost
-                _write(Path(arguments.out), plan, cores, results)
+        for round_ in range(plan.rounds):
+            for row in plan.rows:
+                _run_row(plan, row, round_, cores, tls, results)
+                if not arguments.quick:  # each time, so that a run cut short is not lost
+                    _write(directory_out, plan, cores, results, extras)
+            extras.run_round(results)
+    installed = [candidate for candidate in plan.peers if not _missing(candidate)]
+    extras.run_once(results, installed)
+    if not arguments.quick:
+        _write(directory_out, plan, cores, results, extras)
     names = [candidate.name for candidate in plan.ours]
     if arguments.quick:
         sys.stdout.write(quick_table(results, names))
-    ran = [OURS in named for row, named in results.trials.items() if not row.tls]
-    return 0 if ran and all(ran) else 1
+    # Rows that nobody can run here (TLS without openssl) are no failure of ours.
+    broken = [
+        row
+        for row in plan.rows
+        if plan.ours[0].can(row)
+        and (tls is not None or not row.tls)
+        and OURS not in results.trials.get(row, {})
+    ]
+    return 1 if broken or extras.failed else 0
+
+
+def _sections(arguments: argparse.Namespace) -> tuple[str, ...]:
+    return ("rows",) if arguments.quick else tuple(arguments.sections.split(","))
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -94,7 +111,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tries", type=int, default=TRIES, help=f"of a trial that others disturb [{TRIES}]"
     )
-    parser.add_argument("--rows", default="", help="only rows whose title has this text")
+    parser.add_argument(
+        "--speech-s", type=float, default=20.0,
+        help="seconds of interrupts a round and setting [20]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sections", default=",".join(SECTIONS),
+        help=f"what to measure, with commas [{','.join(SECTIONS)}]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rows", default="", metavar="REGEX", type=_regex,
+        help='only rows whose title has this, e.g. "^(50|400) bots"',
+    )  # fmt: skip
     parser.add_argument("--servers", default="", help="only peers whose name has this text")
     parser.add_argument(
         "--our-flags", action="append", default=[], metavar="FLAGS",
@@ -103,21 +131,34 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", default=str(Path(__file__).parent), help="directory of RESULTS.md and cost.svg"
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    unknown = set(arguments.sections.split(",")) - set(SECTIONS)
+    if unknown:
+        parser.error(f"--sections: expected {', '.join(SECTIONS)}, got {', '.join(unknown)}")
+    return arguments
+
+
+def _regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as exc:
+        raise argparse.ArgumentTypeError(f"not a regular expression: {exc}") from exc
+    return text
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
-    variants = [ours()]
-    if setting_exists("audio_tick_ms"):
-        variants.append(ours(*TICK))
-    variants += [ours(f"trio_bridge {f}", tuple(shlex.split(f))) for f in arguments.our_flags]
-    rows = tuple(r for r in (QUICK if arguments.quick else FULL) if arguments.rows in r.title)
+    more = tuple(ours(f"trio_bridge {f}", tuple(shlex.split(f))) for f in arguments.our_flags)
+    rows = tuple(
+        r for r in (QUICK if arguments.quick else FULL) if re.search(arguments.rows, r.title)
+    )
+    if "rows" not in _sections(arguments):
+        rows = ()
     chosen = tuple(p for p in peers() if arguments.servers in p.name)
     if arguments.quick:
-        return Plan(rows, tuple(variants), chosen, 1, 0.4, 0.8, 1)
+        return Plan(rows, variants() + more, chosen, 1, 0.4, 0.8, 1)
     return Plan(
         rows,
-        tuple(variants),
+        variants() + more,
         chosen,
         arguments.rounds,
         1.0,
@@ -179,7 +220,7 @@ def _missing(candidate: Candidate) -> str:
     return ", ".join(p for p in needed if importlib.util.find_spec(p) is None)
 
 
-def _write(directory: Path, plan: Plan, cores: Cores, results: Results) -> None:
+def _write(directory: Path, plan: Plan, cores: Cores, results: Results, extras: Extras) -> None:
     names = [candidate.name for candidate in plan.ours]
     where = f"server on core {cores.server}, load on core {cores.load}"
     if cores.shared:
@@ -193,7 +234,10 @@ def _write(directory: Path, plan: Plan, cores: Cores, results: Results) -> None:
         plan.window_s,
         plan.tries,
     )
-    (directory / "RESULTS.md").write_text(to_markdown(results, names, about))
+    before, after = extras.bars(results, names), extras.sections(results)
+    directory.mkdir(parents=True, exist_ok=True)
+    text = to_markdown(results, names, about, before=before, after=after)
+    (directory / "RESULTS.md").write_text(text)
     series: dict[str, list[tuple[float, float]]] = {}
     for candidate in (*plan.ours, *plan.peers):
         medians = [(row, results.median(row, candidate.name)) for row in SCALE]
@@ -225,12 +269,6 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return f"; commit {head.strip()}" + (" with changes not committed" if changes else "")
-
-
-def _raise_file_limit() -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 8_192 if hard == resource.RLIM_INFINITY else min(8_192, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":

@@ -88,8 +88,14 @@ def stream(
     warm_up_s: float,
     window_s: float,
     meter: Callable[[], Reading],
+    between: Callable[[float], object] | None = None,
+    margin_ns: int = SLEEP_MARGIN_NS,
 ) -> Streamed[Reading]:
     """Send as ``row`` says for ``warm_up_s`` and then, measured, for ``window_s``.
+
+    ``between(wait_s)`` is called all the time between two frames and may do other things, for
+    ``wait_s`` seconds; the generator is late by what it takes longer. ``margin_ns`` is how long
+    before a frame is due sleeping ends: 0 uses less CPU and sends some 60 us later.
 
     Raises:
         LinkError: a server closed a socket or stopped reading.
@@ -126,8 +132,10 @@ def stream(
                         read_at = now + READ_EVERY_NS
                         for descriptor, _ in poll.poll(0, 8):
                             links[descriptor].drain()
-                    elif due - now > 2 * SLEEP_MARGIN_NS:
-                        time.sleep((due - now - SLEEP_MARGIN_NS) / 1e9)
+                    elif between is not None:
+                        between(max(0, due - now - margin_ns) / 1e9)
+                    elif due - now > 2 * margin_ns:
+                        time.sleep((due - now - margin_ns) / 1e9)
                     now = time.monotonic_ns()
                 bot.audio.send(frame)
                 late.append(now - due)

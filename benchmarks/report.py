@@ -32,6 +32,8 @@ throws the audio away. In trio_bridge that is the whole product, `python -m trio
 the agent of `null_agent.py`; in the others it is `peers/work.py` and a bounded `asyncio.Queue`,
 with nothing around it: no timeline, no speech detection, no limits, no ledger.
 
+- **trio_bridge** is measured with its default settings; as *tick 0* with `--audio-tick-ms 0`,
+  for the lowest latency; and with the longest tick, for the best throughput.
 - **CPU** is microseconds of the server process a frame sent, all threads, from the scheduler's
   accounting (`/proc/PID/task/*/schedstat`).
 - **Latency** is from the frame's *scheduled* send time (open loop: a stall is not hidden) to
@@ -51,8 +53,16 @@ with nothing around it: no timeline, no speech detection, no limits, no ledger.
 """
 
 
-def to_markdown(results: Results, ours: Sequence[str], about: About) -> str:
-    """The whole report. ``ours`` are the names that get a column of ratios."""
+def to_markdown(
+    results: Results,
+    ours: Sequence[str],
+    about: About,
+    *,
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+) -> str:
+    """The whole report. ``ours`` are the names that get a column of ratios; the lines of
+    ``before`` and ``after`` come around those of the rows."""
     lines = ["# What a frame costs", ""]
     lines += [f"Measured on {about.date}: {about.machine}; {about.cores}.", ""]
     lines += [f"{about.versions}.", ""]
@@ -72,11 +82,12 @@ def to_markdown(results: Results, ours: Sequence[str], about: About) -> str:
         ]
     if results.notes:
         lines += ["Left out or failed:", "", *(f"- {note}" for note in results.notes), ""]
+    lines += before
     for row in results.trials:
         rounds = results.rounds(row)
         heading = f"## {row.title}"
         lines += [heading, "", f"Rounds: {rounds}.", "", *_table(results, row, ours), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *after])
 
 
 def _table(results: Results, row: Row, ours: Sequence[str]) -> list[str]:

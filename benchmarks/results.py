@@ -43,6 +43,10 @@ class Figures:
     """How late the load generator was."""
     spoken_hz: float = 0.0
     """``sendaudio`` messages a second for each bot that is spoken to; 10 is right."""
+    heaviest: float = 1.0
+    """Share of the server's CPU that its busiest process used: 1 for a single process."""
+    load: float = 0.0
+    """Share of a core that the load generator used."""
 
     @property
     def disturbed(self) -> bool:
@@ -97,6 +101,16 @@ class Results:
         named = self.trials.get(row, {})
         a, b = named.get(ours, {}), named.get(theirs, {})
         return _median(a[round_].cpu_us / b[round_].cpu_us for round_ in a.keys() & b.keys())
+
+    def growth(self, few: Row, many: Row, name: str, figure: str) -> float:
+        """``figure`` (a field of `Figures`) of one server at ``many`` over that at ``few``, the
+        median over rounds of the ratio in one round. NaN when there is none."""
+        a, b = (self.trials.get(row, {}).get(name, {}) for row in (many, few))
+        return _median(
+            getattr(a[round_], figure) / getattr(b[round_], figure)
+            for round_ in a.keys() & b.keys()
+            if getattr(b[round_], figure) > 0
+        )
 
 
 def remarks(row: Row, figures: Figures) -> str:

@@ -1,4 +1,4 @@
-"""The servers under test, and one of them running on its own core."""
+"""The servers under test, and one of them running on the cores meant for it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import attrs
 
 from benchmarks.accounting import Cores
 from benchmarks.rows import Row
-from benchmarks.stamps import FILE_VARIABLE, TALK_VARIABLE
 from trio_bridge.config import Settings
+from trio_bridge.errors import SettingsError
 
-END_S = 5.0
-"""From the signal to the end of the process; then it is killed."""
+END_S = 8.0
+"""From the signal to the end of the process, its drain included; then it is killed."""
 
 OURS = "trio_bridge"
-"""Every ratio is to this one."""
+"""With its default settings. Every ratio is to this one."""
+LOWEST_LATENCY = ("trio_bridge, tick 0", ("--audio-tick-ms", "0"))
+BEST_THROUGHPUT_MS = (40, 20)
+"""The longest tick; the shorter one for versions whose setting ends there."""
 
 
 class ServerError(Exception):
@@ -44,6 +49,8 @@ class Candidate:
     arguments: tuple[str, ...]
     """What comes after ``python -m``."""
     has_tls: bool = True
+    log: Path | None = None
+    """Where its stderr goes; None: kept only to say why it did not start."""
 
     def can(self, row: Row) -> bool:
         """Whether it can do the work of ``row`` at all."""
@@ -56,6 +63,23 @@ class Running:
 
     pid: int
     port: int
+    listening_s: float
+    """From just before it was executed to its first line on stdout."""
+
+
+def variants() -> tuple[Candidate, ...]:
+    """Our settings between the lowest latency and the best throughput."""
+    tick_ms = next(ms for ms in BEST_THROUGHPUT_MS if _allows_tick(ms))
+    best_throughput = (f"trio_bridge, tick {tick_ms} ms", ("--audio-tick-ms", str(tick_ms)))
+    return (ours(), ours(*LOWEST_LATENCY), ours(*best_throughput))
+
+
+def _allows_tick(tick_ms: float) -> bool:
+    try:
+        Settings(audio_tick_ms=tick_ms)
+    except SettingsError:
+        return False
+    return True
 
 
 def ours(name: str = OURS, flags: tuple[str, ...] = ()) -> Candidate:
@@ -83,9 +107,12 @@ def setting_exists(name: str) -> bool:
 
 @contextmanager
 def running(
-    candidate: Candidate, row: Row, cores: Cores, stamps: Path, tls: Tls | None
+    candidate: Candidate,
+    cores: Cores,
+    variables: Mapping[str, str],
+    tls: Tls | None = None,
 ) -> Iterator[Running]:
-    """``candidate`` as a child process on its core, from its first line to its end.
+    """``candidate`` as a child process on its cores, from its first line to its end.
 
     Raises:
         ServerError: it ended before it listened.
@@ -93,31 +120,35 @@ def running(
     command = [sys.executable, "-m", *candidate.arguments]
     if tls is not None:
         command += ["--tls-cert", tls.cert, "--tls-key", tls.key]
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("TRIO_BRIDGE_")},
-        FILE_VARIABLE: str(stamps),
-        TALK_VARIABLE: str(row.talk_every),
-    }
-    with tempfile.TemporaryFile() as errors:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TRIO_BRIDGE_")}
+    with _log(candidate) as errors:
         # A child inherits its parent's cores from its first instruction on, threads included.
-        os.sched_setaffinity(0, {cores.server})
+        os.sched_setaffinity(0, cores.servers)
+        began_s = time.monotonic()
         try:
             process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, env=environment
+                command, stdout=subprocess.PIPE, stderr=errors, env={**inherited, **variables}
             )
         finally:
-            os.sched_setaffinity(0, {cores.load})
+            os.sched_setaffinity(0, cores.loads)
         try:
             assert process.stdout is not None
             first = process.stdout.readline().decode()
+            listening_s = time.monotonic() - began_s
             port = first.strip().rpartition(":")[2]
             if not port.isdigit():
                 errors.seek(0)
                 said = errors.read().decode(errors="replace")[-2_000:]
-                raise ServerError(f"{candidate.name} did not start: {first}{said}")
-            yield Running(process.pid, int(port))
+                raise ServerError(f"{candidate.name} did not start: {first}{said}".strip())
+            yield Running(process.pid, int(port), listening_s)
         finally:
             _end(process)
+
+
+def _log(candidate: Candidate) -> IO[bytes]:
+    if candidate.log is None:
+        return tempfile.TemporaryFile()
+    return candidate.log.open("w+b")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

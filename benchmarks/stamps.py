@@ -19,6 +19,8 @@ FILE_VARIABLE = "BENCH_STAMPS"
 """Environment variable with the path of the file to stamp into."""
 TALK_VARIABLE = "BENCH_TALK_EVERY"
 """Environment variable: every how many-th bot is spoken to all the time; 0 for none."""
+ALWAYS_TALK_FROM = 100_000
+"""Bots with this number and above are spoken to all the time, in any load."""
 BOT_PREFIX = "bench-"
 
 _WORDS_A_STAMP = 3
@@ -38,6 +40,8 @@ def index_of(bot_id: str) -> int:
 def is_spoken_to(index: int) -> bool:
     """Whether the agent says a tone to this bot."""
     every = int(os.environ.get(TALK_VARIABLE, "0"))
+    if index >= ALWAYS_TALK_FROM:
+        return True
     return every > 0 and index >= 0 and index % every == 0
 
 
@@ -48,9 +52,14 @@ def make_stamp_file(path: Path, capacity: int) -> None:
 
 
 def read_stamps(path: Path) -> npt.NDArray[np.int64]:
-    """int64 ``(n, 3)``: bot index, samples handed over so far, CLOCK_MONOTONIC in ns."""
-    words = np.fromfile(path, np.int64).reshape(-1, _WORDS_A_STAMP)
-    written: npt.NDArray[np.int64] = words[words[:, 2] > 0]
+    """int64 ``(n, 3)``: bot index, samples handed over so far, CLOCK_MONOTONIC in ns.
+
+    Of every process that stamped, one after the other.
+    """
+    files = [path, *sorted(path.parent.glob(f"{path.name}.*"))]
+    words = np.concatenate([np.fromfile(file, np.int64) for file in files])
+    stamps = words.reshape(-1, _WORDS_A_STAMP)
+    written: npt.NDArray[np.int64] = stamps[stamps[:, 2] > 0]
     return written
 
 
@@ -78,9 +87,13 @@ class Stamps:
 
 
 def open_stamps() -> Stamps:
-    """The stamp file that the environment names.
+    """A stamp file beside the one that the environment names and as large, for this process:
+    a server may have several.
 
     Raises:
         KeyError: none is named; these programs are started by the benchmark only.
     """
-    return Stamps(os.environ[FILE_VARIABLE])
+    given = Path(os.environ[FILE_VARIABLE])
+    own = given.with_name(f"{given.name}.{os.getpid()}")
+    make_stamp_file(own, given.stat().st_size // (_WORDS_A_STAMP * _WORD_BYTES))
+    return Stamps(str(own))

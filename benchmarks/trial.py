@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import tempfile
 import time
@@ -9,14 +10,27 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks.accounting import Cores, core_busy_ns, cpu_ns, resident_kib
-from benchmarks.latency import measure
-from benchmarks.load import Bot, connect, frames_of, stream
+from benchmarks.accounting import (
+    Cores,
+    cores_busy_ns,
+    cpu_ns_of_each,
+    own_cpu_ns,
+    resident_kib,
+)
+from benchmarks.latency import Latency, measure
+from benchmarks.load import (
+    SLEEP_MARGIN_NS,
+    Bot,
+    Streamed,
+    connect,
+    frames_of,
+    stream,
+)
 from benchmarks.results import Figures
 from benchmarks.rows import Row
 from benchmarks.servers import Candidate, Tls, running
 from benchmarks.signals import samples_out_after
-from benchmarks.stamps import make_stamp_file, read_stamps
+from benchmarks.stamps import FILE_VARIABLE, TALK_VARIABLE, make_stamp_file, read_stamps
 
 SHARED_MEMORY = Path("/dev/shm")
 """In memory, so that no stamp ever waits for a disk."""
@@ -27,14 +41,29 @@ FIRST_BOT = -1
 
 
 @attrs.frozen
+class _Reading:
+    at_ns: int
+    used_ns: dict[int, int]
+    """By process of the server."""
+    load_ns: int
+    busy_ns: int
+    spoken: int
+
+
+@attrs.frozen
 class _Meter:
     pid: int
-    core: int
+    cores: Cores
     bots: list[Bot]
 
-    def read(self) -> tuple[int, int, int, int]:
-        spoken = sum(bot.control.spoken for bot in self.bots)
-        return time.monotonic_ns(), cpu_ns(self.pid), core_busy_ns(self.core), spoken
+    def read(self) -> _Reading:
+        return _Reading(
+            time.monotonic_ns(),
+            cpu_ns_of_each(self.pid),
+            own_cpu_ns(os.getpid()),
+            cores_busy_ns(self.cores.servers),
+            sum(bot.control.spoken for bot in self.bots),
+        )
 
 
 def run_trial(
@@ -45,22 +74,21 @@ def run_trial(
     warm_up_s: float,
     window_s: float,
     tls: Tls | None,
+    margin_ns: int = SLEEP_MARGIN_NS,
 ) -> Figures:
     """Start ``candidate``, load it as ``row`` says, look at the clocks, end it.
 
     Raises:
         LinkError, ServerError, OSError: it failed under the load.
     """
-    client_tls = None
-    if tls is not None:
-        client_tls = ssl.create_default_context(cafile=tls.cert)
-        client_tls.check_hostname = False
+    client_tls = client_side(tls)
     frames = frames_of(row)
     total = round((warm_up_s + window_s) * 1000 / row.frame_ms) + 1
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as directory:
         stamps = Path(directory) / "stamps"
         make_stamp_file(stamps, STAMPS_A_FRAME * row.bots * total)
-        with running(candidate, row, cores, stamps, tls) as server:
+        variables = {FILE_VARIABLE: str(stamps), TALK_VARIABLE: str(row.talk_every)}
+        with running(candidate, cores, variables, tls) as server:
             first = connect(server.port, FIRST_BOT, client_tls)
             stream([first], row, frames, 0.0, 0.3, lambda: None)
             first.leave()
@@ -69,8 +97,10 @@ def run_trial(
             try:
                 for index in range(row.bots):  # one by one: on a failure, those are closed
                     bots.append(connect(server.port, index, client_tls))  # noqa: PERF401
-                meter = _Meter(server.pid, cores.server, bots)
-                sent = stream(bots, row, frames, warm_up_s, window_s, meter.read)
+                meter = _Meter(server.pid, cores, bots)
+                sent = stream(
+                    bots, row, frames, warm_up_s, window_s, meter.read, margin_ns=margin_ns
+                )
                 full_kib = resident_kib(server.pid)
             finally:
                 for bot in bots:
@@ -80,20 +110,42 @@ def run_trial(
             sent.schedule,
             samples_out_after(sent.schedule.frames, row.frame_ms),
         )
-    differences = (b - a for a, b in zip(sent.before, sent.after, strict=True))
-    wall_ns, used_ns, busy_ns, spoken = differences
+    return _figures(row, cores, sent, found, (full_kib - empty_kib) / row.bots)
+
+
+def _figures(
+    row: Row, cores: Cores, sent: Streamed[_Reading], found: Latency, memory_kib: float
+) -> Figures:
+    before, after = sent.before, sent.after
+    wall_ns = after.at_ns - before.at_ns
+    each_ns = [ns - before.used_ns.get(pid, 0) for pid, ns in after.used_ns.items()]
+    used_ns, load_ns = sum(each_ns), after.load_ns - before.load_ns
+    ours_ns = used_ns + (load_ns if cores.load in cores.servers else 0)
+    foreign_ns = after.busy_ns - before.busy_ns - ours_ns
     measured = (sent.schedule.frames - sent.schedule.first) * row.bots
     talked_to = len(range(0, row.bots, row.talk_every)) if row.talk_every else 0
+    spoken = after.spoken - before.spoken
     return Figures(
         cpu_us=used_ns / measured / 1e3,
         p50_ms=found.p50_ms,
         p99_ms=found.p99_ms,
         p999_ms=found.p999_ms,
-        memory_kib=(full_kib - empty_kib) / row.bots,
+        memory_kib=memory_kib,
         busy=used_ns / wall_ns,
-        foreign=max(0.0, (busy_ns - used_ns) / wall_ns),
+        foreign=max(0.0, foreign_ns / wall_ns),
         delivered=found.delivered,
         early=found.early,
         late_p99_ms=sent.late_p99_ms,
         spoken_hz=spoken / talked_to / (wall_ns / 1e9) if talked_to else 0.0,
+        heaviest=max(each_ns) / used_ns,
+        load=load_ns / wall_ns,
     )
+
+
+def client_side(tls: Tls | None) -> ssl.SSLContext | None:
+    """What a bot needs to trust the certificate of ``tls``."""
+    if tls is None:
+        return None
+    context = ssl.create_default_context(cafile=tls.cert)
+    context.check_hostname = False
+    return context

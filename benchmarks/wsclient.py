@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
@@ -45,12 +46,23 @@ def masked(opcode: int, payload: bytes) -> bytes:
 class Link:
     """One open socket. `send` and `drain` never block once it is open."""
 
-    def __init__(self, port: int, path: str, hello: str, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        port: int,
+        path: str,
+        hello: str,
+        tls: ssl.SSLContext | None,
+        on_message: Callable[[bytes], None] | None = None,
+    ) -> None:
         plain = socket.create_connection(("127.0.0.1", port), CONTINUE_S)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = plain if tls is None else tls.wrap_socket(plain)
         self.spoken = 0
         """``sendaudio`` messages that have come in."""
+        self.on_message = on_message
+        """Called by `drain`, and here for what comes with the acknowledgement, with the payload
+        of each whole message."""
+        self._sending = True
         self._buffer = bytearray()
         self._backlog: deque[bytes] = deque()
         self._messages = 0
@@ -94,6 +106,27 @@ class Link:
         except OSError as exc:
             raise LinkError(f"the server is gone: {exc}") from exc
 
+    @property
+    def waiting(self) -> int:
+        """Messages that the kernel would not take yet."""
+        return len(self._backlog)
+
+    def say_close(self, code: int) -> None:
+        """Send a Close frame behind what waits; the server is to answer. Raises as `send`."""
+        self.send(masked(CLOSE, struct.pack("!H", code)))
+
+    def end_sending(self) -> None:
+        """Vanish without a Close frame, but go on reading: the kernel sends its FIN.
+
+        Raises:
+            LinkError: the server is gone.
+        """
+        self._sending = False
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            raise LinkError(f"the server is gone: {exc}") from exc
+
     def leave(self) -> None:
         """Say goodbye (Close 1000) as far as that works, and close."""
         with contextlib.suppress(OSError):  # measured already; it may think what it likes
@@ -134,8 +167,11 @@ class Link:
             if opcode == CLOSE:
                 raise LinkError(f"the server closed: {bytes(buffer[at : at + size])!r}")
             if opcode == PING:
-                self.send(masked(PONG, bytes(buffer[at : at + size])))
+                if self._sending:  # else nobody is left to send it
+                    self.send(masked(PONG, bytes(buffer[at : at + size])))
             else:
                 self._messages += 1
                 self.spoken += b'"sendaudio"' in buffer[at : at + 32]
+                if self.on_message is not None:
+                    self.on_message(bytes(buffer[at : at + size]))
             del buffer[: at + size]

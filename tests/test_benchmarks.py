@@ -16,7 +16,15 @@ from benchmarks.report import About, quick_table, to_markdown
 from benchmarks.results import Figures, Results, remarks
 from benchmarks.rows import FULL, Row
 from benchmarks.signals import samples_out_after
-from benchmarks.stamps import Stamps, bot_id_of, index_of, make_stamp_file, read_stamps
+from benchmarks.stamps import (
+    FILE_VARIABLE,
+    Stamps,
+    bot_id_of,
+    index_of,
+    make_stamp_file,
+    open_stamps,
+    read_stamps,
+)
 from benchmarks.wsclient import BINARY, masked
 
 MS = 1_000_000
@@ -100,6 +108,18 @@ def test_stamps_are_read_back_and_what_does_not_fit_is_left_out(tmp_path: Path) 
         pen.note(7, samples)
     assert read_stamps(path)[:, :2].tolist() == [[7, 320], [7, 640]]
     assert index_of(bot_id_of(-1)) == -1
+
+
+def test_every_process_of_a_server_has_a_stamp_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stamps"
+    make_stamp_file(path, 2)
+    monkeypatch.setenv(FILE_VARIABLE, str(path))
+    for pid in (17, 18):
+        monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
+        open_stamps().note(pid, 320)
+    assert sorted(read_stamps(path)[:, 0].tolist()) == [17, 18]
 
 
 @pytest.mark.parametrize("size", [0, 5, 125, 126, 1_925, 70_000])
