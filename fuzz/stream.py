@@ -67,6 +67,10 @@ def check(data: bytes) -> None:
     singly = [stream[i : i + 1] for i in range(min(len(stream), SINGLY))]
     rest = [stream[SINGLY:]] if len(stream) > SINGLY else []
     assert _outcome(case, singly + rest) == whole, "single bytes are read otherwise"
+    by_frame = [frame for frame, _ in _frames(stream)[0]]
+    if beyond := stream[sum(map(len, by_frame)) :]:
+        by_frame.append(beyond)
+    assert _outcome(case, by_frame) == whole, "a frame a read is read otherwise"
     _compare(case, whole)
     _accepted_by_wsproto(case, whole)
 
@@ -90,16 +94,21 @@ def _outcome(case: Case, pieces: list[bytes], turn: int = 64) -> Outcome:
     def hear(payload: bytes) -> None:
         seen.append(("audio", payload))
 
+    def read(text: str) -> None:
+        seen.append(("text", text))
+
     armed = case.arming == AT_ONCE
     if armed:
-        cutter.arm(ARMED_BYTES, hear)
+        cutter.arm(ARMED_BYTES, hear, read)
     try:
         for piece in pieces:
+            if not case.closes(armed=armed) and cutter.hear_usual(piece):
+                continue
             cutter.feed(piece)
             while cutter.pending:
                 if cutter.message_seen and case.arming == AFTER_HELLO and not armed:
                     armed = True
-                    cutter.arm(ARMED_BYTES, hear)
+                    cutter.arm(ARMED_BYTES, hear, read)
                 frame = cutter.cut(0.0, turn=turn, closing=case.closes(armed=armed))
                 if frame is not None:
                     seen.append(("frame", frame))
@@ -122,8 +131,11 @@ def _compare(case: Case, outcome: Outcome) -> None:
     for frame, payload in frames:
         opcode, fin = frame[0] & 0x0F, frame[0] >= 0x80
         closing = case.closes(armed=armed)
-        if frame[0] == 0x82 and armed and not fragmented and not closing:
+        direct = armed and not fragmented and not closing
+        if frame[0] == 0x82 and direct:
             expected.append(("audio", payload))
+        elif frame[0] == 0x81 and direct:
+            expected.append(("text", payload.decode(errors="replace")))
         elif not closing or opcode == CLOSE:
             expected.append(("frame", frame))
         if opcode < CLOSE:

@@ -174,8 +174,13 @@ class Breaking(Cutter):
 class Lavish(Cutter):
     """Waits for a frame of any size."""
 
-    def arm(self, max_message_bytes: int, on_audio: Callable[[bytes], None] | None) -> None:
-        super().arm(1 << 40, on_audio)
+    def arm(
+        self,
+        max_message_bytes: int,
+        on_audio: Callable[[bytes], None] | None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> None:
+        super().arm(1 << 40, on_audio, on_text)
 
 
 class Trusting(Cutter):
@@ -211,7 +216,7 @@ FAULTS: list[tuple[str, str, Callable[..., Any], bytes]] = [
     ("stream", "Cutter", Impatient, case(TWO)),
     ("stream", "Cutter", Breaking, case(TWO)),
     ("stream", "Cutter", Lavish, case(b"\x82\xff" + (70_001).to_bytes(8, "big"))),
-    ("stream", "Cutter", Trusting, case(write_frame(TEXT, b"\xff", mask=bytes(4)))),
+    ("stream", "Cutter", Trusting, case(write_frame(TEXT, b"\xff", fin=False, mask=bytes(4)))),
 ]
 
 

@@ -18,7 +18,11 @@ class Socket(Protocol):
     """The part of a WebSocket that a meeting needs; see `edge.socket.Socket`."""
 
     def arm(
-        self, *, max_message_bytes: int, on_audio: Callable[[bytes], None] | None = None
+        self,
+        *,
+        max_message_bytes: int,
+        on_audio: Callable[[bytes], None] | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> None: ...
 
     async def receive(self) -> str | bytes: ...

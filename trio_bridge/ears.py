@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import attrs
@@ -20,7 +21,7 @@ characters; then the oldest is dropped."""
 SPEAKERS_AT_ONCE = 4
 """A lane of single speakers holds a backlog for each of as many as talk at once."""
 TURN = 32
-"""Events handed out before other tasks get to run."""
+"""Events handed out before other tasks get to run, and a cancellation arrives."""
 
 Event = TypeVar("Event")
 
@@ -29,7 +30,7 @@ def _samples(piece: Piece) -> int:
     return len(piece.samples)
 
 
-def _new_notes(inner: _Inner) -> Lane[object]:
+def _new_notes(inner: InnerEar) -> Lane[object]:
     return _notes(inner.audio.bell)
 
 
@@ -55,11 +56,13 @@ class Texted(Protocol):
 
 
 @attrs.define(eq=False)
-class _Inner:
+class InnerEar:
     """The part of an ear that its meeting knows; the agent holds the other one."""
 
     hearing: Hearing
     audio: Lane[Piece]
+    told: bool
+    """Messages, interrupts and the like are for it too."""
     notes: Lane[object] = attrs.field(
         default=attrs.Factory(_new_notes, takes_self=True), init=False
     )
@@ -77,22 +80,27 @@ class _Inner:
         if not self.idle:
             self.audio.put_nowait(piece)
             return
-        self.audio.count(piece)
+        self.audio.count(len(piece.samples))
         events = self.hearing.feed(piece)
         if events:
-            self.ready.extend(events)
-            self.idle = False
-            self.audio.bell.ring()
+            self.wake_with(events)
+
+    def wake_with(self, events: Iterable[object]) -> None:
+        """Something came of what was heard while the agent was idle."""
+        self.ready.extend(events)
+        self.idle = False
+        self.audio.bell.ring()
 
 
 class Ear(Generic[Event]):
     """An endless iterator of what one agent hears, until the meeting is over.
 
-    Dropping it (``break``, or the end of its task) closes it; `close` does so at once. On
-    `trio.Cancelled` nothing is lost. Not for two tasks at once.
+    Dropping it (``break``, or the end of its task) closes it; `close` does so at once. Not for
+    two tasks at once. A checkpoint when it waits, and every `TURN` events while it does not;
+    on `trio.Cancelled` nothing is lost.
     """
 
-    def __init__(self, audience: Audience, inner: _Inner) -> None:
+    def __init__(self, audience: Audience, inner: InnerEar) -> None:
         self._audience, self._inner = audience, inner
         self._given = 0
         self._finished = False
@@ -101,29 +109,28 @@ class Ear(Generic[Event]):
         return self
 
     async def __anext__(self) -> Event:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._given += 1
-        if self._given % TURN == 0:
-            await trio.lowlevel.checkpoint()
         inner = self._inner
-        ready = inner.ready
+        self._given += 1
+        if self._given >= TURN:
+            self._given = 0
+            await trio.lowlevel.checkpoint()
         while True:
-            if (note := inner.notes.take_nowait()) is not None:
-                return cast(Event, note)
-            if ready:
-                return cast(Event, ready.popleft())
+            if inner.notes.queued:
+                return cast(Event, inner.notes.take_nowait())
+            if inner.ready:
+                return cast(Event, inner.ready.popleft())
             if (piece := inner.audio.take_nowait()) is not None:
-                ready.extend(inner.hearing.feed(piece))
+                inner.ready.extend(inner.hearing.feed(piece))
             elif not inner.audio.closed:
+                self._given = 0
                 inner.idle = True
                 try:
                     await inner.audio.bell.wait()
                 finally:
                     inner.idle = False
-                self._given = 0
             elif not self._finished:
                 self._finished = True
-                ready.extend(inner.hearing.finish())
+                inner.ready.extend(inner.hearing.finish())
             else:
                 raise StopAsyncIteration
 
@@ -150,35 +157,63 @@ class Audience:
 
     backlog: int
     """Samples at 48 kHz that may wait in an ear; then the oldest are dropped."""
-    heard: int = attrs.field(default=0, init=False)
+    settle: Callable[[], None] = lambda: None
+    """Called before the books are read: some of what was heard may not be booked yet."""
     unheard: int = attrs.field(default=0, init=False)
     """Samples of the mix that came while no ear was open."""
-    _ears: list[_Inner] = attrs.field(factory=list, init=False)
+    _heard: int = attrs.field(default=0, init=False)
+    _ears: list[InnerEar] = attrs.field(factory=list, init=False)
     _early: dict[View, Lane[Piece]] = attrs.field(init=False)
     _past: Counter[str] = attrs.field(factory=Counter, init=False)
     _early_notes: Lane[object] = attrs.field(factory=lambda: _notes(Bell()), init=False)
+    _nobody_told: bool = attrs.field(default=True, init=False)
+    """No ear has ever been: what there is to tell waits for the first."""
     _over: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._early = {"mix": self._new_lane("mix"), "speaker": self._new_lane("speaker")}
 
-    def open(self, hearing: Hearing, backlog: int | None = None) -> Ear[Event]:
-        """A new ear. The first one of a meeting also gets what came just before it."""
+    def open(
+        self, hearing: Hearing, backlog: int | None = None, *, told: bool = True
+    ) -> Ear[Event]:
+        """A new ear, for audio and, if it is to be ``told``, for notes. The first one of a
+        meeting also gets what came just before it."""
         lane = self._early.get(hearing.by) or self._new_lane(hearing.by)
         self._early = {}
         lane.capacity = _room(hearing.by, backlog or self.backlog)
         if self._over:
             lane.close()
-        inner = _Inner(hearing, lane)
-        while (note := self._early_notes.take_nowait()) is not None:
+        inner = InnerEar(hearing, lane, told)
+        for other in self._ears:
+            other.idle = False  # what is heard twice is queued, and heard when it is taken
+        while told and (note := self._early_notes.take_nowait()) is not None:
             inner.notes.put_nowait(note)
+        self._nobody_told = self._nobody_told and not told
         self._ears.append(inner)
         return Ear(self, inner)
+
+    @property
+    def heard(self) -> int:
+        """The length of the mix so far, in samples."""
+        self.settle()
+        return self._heard
+
+    @property
+    def only_ear(self) -> InnerEar | None:
+        """The one ear that is open, if its agent waits for audio."""
+        if len(self._ears) != 1 or not self._ears[0].idle:
+            return None
+        return self._ears[0]
+
+    def book(self, ear: InnerEar, samples: int) -> None:
+        """Count ``samples`` that ``ear``, the only one, heard without a queue."""
+        self._heard += samples
+        ear.audio.count(samples)
 
     def hear(self, heard: Heard) -> None:
         """Give new audio to every ear; never waits."""
         for piece in heard.mix:
-            self.heard += len(piece.samples)
+            self._heard += len(piece.samples)
         for ear in self._ears:
             for piece in heard.mix if ear.hearing.by == "mix" else heard.voices:
                 ear.hear(piece)
@@ -191,15 +226,18 @@ class Audience:
                 lane.put_nowait(piece)
 
     def note(self, event: object) -> None:
-        """Give an event to every ear, ahead of audio that waits."""
-        if self._early:
+        """Give an event to every ear that is told, ahead of audio that waits."""
+        if self._nobody_told:
             self._early_notes.put_nowait(event)
         for ear in self._ears:
-            ear.notes.put_nowait(event)
+            if ear.told:
+                ear.notes.put_nowait(event)
 
-    def leave(self, inner: _Inner) -> None:
+    def leave(self, inner: InnerEar) -> None:
         """Close one ear; what it lost stays in the books."""
         if inner in self._ears:
+            self.settle()
+            inner.idle = False
             self._ears.remove(inner)
             inner.audio.flush()
             inner.audio.close()
@@ -213,6 +251,7 @@ class Audience:
 
     def books(self) -> Counter[str]:
         """All ears' lanes added up, in samples: offered, taken, dropped, flushed, queued."""
+        self.settle()
         total = Counter(self._past)
         for ear in self._ears:
             total.update(_books(ear.audio))

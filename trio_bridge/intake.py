@@ -22,8 +22,8 @@ SPEAKERS_REMEMBERED = 256
 
 
 @attrs.frozen
-class _Known:
-    """The header of the last good frame of form A, and what it means."""
+class Known:
+    """A header of form A, and what it means."""
 
     header: bytes
     speaker: Speaker
@@ -54,7 +54,8 @@ class Intake:
     flawed: Counter[str] = attrs.field(factory=Counter, init=False)
     """Frames that had to be mended, by flaw; their audio was heard."""
     rejected_in_a_row: int = attrs.field(default=0, init=False)
-    _known: _Known | None = attrs.field(default=None, init=False)
+    known: Known | None = attrs.field(default=None, init=False)
+    """The header of the last good frame of form A."""
     _longest_bytes: int = attrs.field(init=False)
     _speakers: dict[tuple[str, str], Speaker] = attrs.field(factory=dict, init=False)
     _resamplers: dict[tuple[str, int], Resampler] = attrs.field(factory=dict, init=False)
@@ -68,7 +69,7 @@ class Intake:
         Raises:
             FrameError: it was no frame; it is counted, and the next good one is heard.
         """
-        known = self._known
+        known = self.known
         if (
             known is not None
             and isinstance(message, bytes)
@@ -95,8 +96,14 @@ class Intake:
         own = speaker in self.own_voice
         if isinstance(message, bytes) and message[0] == AUDIO_TYPE and not frame.flaws:
             header = message[: len(message) - len(frame.pcm)]
-            self._known = _Known(header, speaker, own)
+            self.known = Known(header, speaker, own)
         return self._place(speaker, own, samples, now_s)
+
+    def book(self, frames: int, samples: int) -> None:
+        """Count ``frames`` good ones that were heard elsewhere, ``samples`` in all."""
+        self.frames += frames
+        self.received += samples
+        self.rejected_in_a_row = 0
 
     def _place(self, speaker: Speaker, own: bool, samples: Samples, now_s: float) -> Heard:
         self.frames += 1

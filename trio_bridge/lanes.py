@@ -110,9 +110,8 @@ class Lane(Generic[T]):
         if not self.closed:
             self._add(item, cost)
 
-    def count(self, item: T) -> None:
-        """Book ``item`` as put and taken: its consumer got it without a queue."""
-        cost = self.cost(item)
+    def count(self, cost: int) -> None:
+        """Book items of ``cost`` as put and taken: their consumer got them without a queue."""
         self.offered += cost
         self.taken += cost
 

@@ -218,7 +218,7 @@ class Meeting:
             ValueError: a rate or chunk length that cannot be had.
         """
         hearing = Hearing(rate_hz, _chunk(chunk_ms), by, self._quality)
-        return cast(Ear[AudioChunk], self._open(hearing, backlog_ms))
+        return cast(Ear[AudioChunk], self._open(hearing, backlog_ms, told=False))
 
     def events(
         self,
@@ -241,7 +241,7 @@ class Meeting:
             vad=self._vad,
             changes=True,
         )
-        return self._open(hearing, backlog_ms)
+        return self._open(hearing, backlog_ms, told=True)
 
     # -- speaking --------------------------------------------------------------------------
 
@@ -338,10 +338,10 @@ class Meeting:
         """Log ``event`` with ``fields``, marked with this meeting's bot_id."""
         self._log.info(event, extra={f"agent_{k}": v for k, v in fields.items()})
 
-    def _open(self, hearing: Hearing, backlog_ms: int | None) -> Ear[Event]:
+    def _open(self, hearing: Hearing, backlog_ms: int | None, *, told: bool) -> Ear[Event]:
         Resampler(RATE_HZ, hearing.rate_hz)  # a bad rate is said here, not in the first chunk
         backlog = None if backlog_ms is None else max(1, samples_of_ms(backlog_ms))
-        return self._audience.open(hearing, backlog)
+        return self._audience.open(hearing, backlog, told=told)
 
 
 MAX_IMAGE_BYTES = 512 << 10

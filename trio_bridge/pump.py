@@ -50,8 +50,6 @@ class Pump:
     """Samples at 48 kHz that may be queued; then `say` waits."""
     log: BoundLog = attrs.field(factory=lambda: BoundLog(logging.getLogger(__name__), {}))
     interrupts: int = attrs.field(default=0, init=False)
-    late_s: float = attrs.field(default=0.0, init=False)
-    """The most that a chunk was sent after its deadline."""
     _bell: Bell = attrs.field(factory=Bell, init=False)
     _room: Bell = attrs.field(factory=Bell, init=False)
     _commands: Lane[str] = attrs.field(
@@ -177,8 +175,6 @@ class Pump:
             with trio.move_on_at(math.inf if due_s is None else due_s):
                 await self._bell.wait()
             return
-        if due_s > 0:
-            self.late_s = max(self.late_s, now_s - due_s)
         chunk = self.playout.take(now_s)
         epoch = self.interrupts
         self._in_flight = True

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections import OrderedDict
+import math
 from collections.abc import Awaitable, Callable
 
 import attrs
 import trio
 
 from trio_bridge.attendance import NORMAL, Attendance, Kind, Link, Socket
-from trio_bridge.audio.speakers import OwnVoice, Speaker
-from trio_bridge.audio.timeline import Heard, Timeline
+from trio_bridge.audio.speakers import OwnVoice
+from trio_bridge.audio.timeline import Timeline
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.bargein import BargeIn
 from trio_bridge.config import Settings
 from trio_bridge.ears import Audience
 from trio_bridge.errors import SessionEndedError, SocketClosedError, WireError
+from trio_bridge.inbox import Inbox
+from trio_bridge.inflow import Inflow
 from trio_bridge.intake import Intake
 from trio_bridge.lanes import Bell
-from trio_bridge.ledger import Ledger, read_ledger
+from trio_bridge.ledger import Ledger
 from trio_bridge.log import BoundLog, Throttle, excerpt
-from trio_bridge.meeting import Agent, InterruptSource, Meeting, UnknownMessage, UserMessage
+from trio_bridge.meeting import Agent, Meeting, UnknownMessage
 from trio_bridge.pacing import Playout
 from trio_bridge.pump import Pump, samples_of_ms
 from trio_bridge.wire.control import (
@@ -39,13 +42,9 @@ GOING_AWAY, UNSUPPORTED, VANISHED, FAILED = 1001, 1003, 1006, 1011
 AUDIO_MESSAGE_BYTES = 256 << 10
 """A channel's share of an audio message: 2 s of PCM even in base64, the longest frame taken."""
 CONTROL_MESSAGE_BYTES = 1 << 20
-TICK_S, IDLE_TICK_S = 0.2, 1.0
-"""How often a meeting looks whether its audio has stopped (half of what counts as a gap), and
-how often while no audio channel is there."""
-MESSAGE_ID_CHARACTERS = 256
-"""A longer id is none: nobody needs it, and it would be remembered."""
-MESSAGE_IDS = 512
-"""User messages remembered so that a repeated one is not answered twice."""
+STRIKE_S = 0.1
+IDLE_TICK_S = 1.0
+"""How often a meeting looks after its time while no audio channel is there."""
 
 
 @attrs.define(eq=False)
@@ -56,17 +55,13 @@ class Session:
     agent: Agent
     settings: Settings
     log: BoundLog = attrs.field(init=False)
-    intake: Intake = attrs.field(init=False)
-    audience: Audience = attrs.field(init=False)
+    inflow: Inflow = attrs.field(init=False)
     pump: Pump = attrs.field(init=False)
     meeting: Meeting = attrs.field(init=False)
-    stale_audio: int = attrs.field(default=0, init=False)
-    """Audio messages of a socket that had been replaced."""
     ignored: int = attrs.field(default=0, init=False)
     """Control messages that were unknown, empty, repeated or partial."""
-    _barge_in: BargeIn = attrs.field(init=False)
     _attendance: Attendance = attrs.field(init=False)
-    _seen_ids: OrderedDict[str, None] = attrs.field(factory=OrderedDict, init=False)
+    _inbox: Inbox = attrs.field(factory=Inbox, init=False)
     _reject_throttle: Throttle = attrs.field(factory=Throttle, init=False)
     _nursery: trio.Nursery = attrs.field(init=False)
     _ready: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -83,14 +78,14 @@ class Session:
             threshold_dbfs=settings.vad_threshold_dbfs,
             hangover_s=settings.end_of_turn_ms / 1000,
         )
-        self.intake = Intake(
+        intake = Intake(
             Timeline(settings.layout),
             OwnVoice(settings.bot_name, settings.bot_speaker_id),
             silence_own=settings.own_voice == "silence",
             channels=settings.channels,
             quality=settings.resample_quality,
         )
-        self.audience = Audience(samples_of_ms(settings.audio_backlog_ms))
+        audience = Audience(samples_of_ms(settings.audio_backlog_ms))
         self.pump = Pump(
             self.bot_id,
             Playout(settings.chunk_ms / 1000, settings.lead_ms / 1000),
@@ -99,14 +94,20 @@ class Session:
         )
         self.meeting = Meeting(
             self.bot_id,
-            self.audience,
+            audience,
             self.pump,
             BoundLog(logging.getLogger("trio_bridge.agent"), bound),
             settings.resample_quality,
             vad,
         )
         self._attendance = Attendance(settings.grace_s)
-        self._barge_in = BargeIn(settings.barge_in_ms / 1000, vad)
+        self.inflow = Inflow(
+            intake,
+            audience,
+            self.pump.playout,
+            BargeIn(settings.barge_in_ms / 1000, vad),
+            lambda: self.meeting.interrupt("barge-in"),
+        )
 
     @property
     def over(self) -> bool:
@@ -121,12 +122,13 @@ class Session:
     @property
     def ledger(self) -> Ledger:
         """Where every sample went, as of now."""
-        return read_ledger(self.intake, self.audience, self.pump.playout)
+        return self.inflow.ledger
 
     def end(self, code: int = NORMAL, reason: str = "") -> None:
         """End the meeting: its sockets are closed with ``code``. Only the first call counts."""
         if not self.over:
             self._verdict = (code, reason)
+            self.inflow.listen_to(None)
             self._over.set()
 
     # -- its life --------------------------------------------------------------------------
@@ -164,13 +166,13 @@ class Session:
                 self._nursery.start_soon(self._run_agent)
                 self._ready.set()
                 await self._over.wait()
-                self.audience.hear(self.intake.timeline.finish(trio.current_time()))
-                self.audience.close()
+                self.inflow.finish(trio.current_time())
                 self.pump.stop()
                 self._attendance.dismiss(*self._verdict)
                 with trio.move_on_after(self.settings.wrap_up_s):
                     await self._agent_done.wait()
             finally:
+                self.inflow.listen_to(None)
                 self._over.set()
                 cancelled.set()
                 self._nursery.cancel_scope.cancel()
@@ -226,15 +228,18 @@ class Session:
             grace_ends_s = self._attendance.grace_ends_s
             if grace_ends_s is not None and now_s >= grace_ends_s:
                 self.end(NORMAL, "nobody came back")
-            self._hear(self.intake.timeline.tick(now_s), now_s)
-            until_s = now_s + (TICK_S if "audio" in self._attendance else IDLE_TICK_S)
+            until_s = self.inflow.tick(now_s)
+            if "audio" not in self._attendance:
+                until_s = now_s + IDLE_TICK_S
             if grace_ends_s is not None and grace_ends_s > now_s:
                 until_s = min(until_s, grace_ends_s)
-            with trio.move_on_at(until_s):
+            # All meetings' clocks strike together: a wake-up of the process costs more than
+            # what it is for.
+            with trio.move_on_at(math.ceil(until_s / STRIKE_S) * STRIKE_S):
                 await self._bell.wait()
 
     def _summary(self) -> dict[str, object]:
-        intake = self.intake
+        intake = self.inflow.intake
         return {
             "code": self._verdict[0],
             "reason": self._verdict[1],
@@ -263,6 +268,8 @@ class Session:
             raise SessionEndedError("the meeting ended before this channel joined")
         link = Link(kind, socket)
         replaced = self._attendance.join(link)
+        if kind == "audio":
+            self.inflow.listen_to(link)
         self.log.info("channel joined", extra={"channel": kind, "again": replaced})
         self._nursery.start_soon(self._read, link, name=f"{kind} channel {self.bot_id}")
         try:
@@ -293,12 +300,11 @@ class Session:
             link.done.set()
 
     async def _read_audio(self, link: Link) -> None:
-        link.socket.arm(
-            max_message_bytes=AUDIO_MESSAGE_BYTES * self.settings.channels,
-            on_audio=lambda message: self._on_audio(link, message),
-        )
+        hear = functools.partial(self._on_audio, link)
+        size = AUDIO_MESSAGE_BYTES * self.settings.channels
+        link.socket.arm(max_message_bytes=size, on_audio=hear, on_text=hear)
         while True:
-            self._on_audio(link, await link.socket.receive())
+            hear(await link.socket.receive())
 
     async def _read_control(self, link: Link) -> None:
         link.socket.arm(max_message_bytes=CONTROL_MESSAGE_BYTES)
@@ -312,7 +318,7 @@ class Session:
                 bad = 0
             except ControlError as error:
                 bad += 1
-                self.intake.rejected[error.reason] += 1
+                self.inflow.intake.rejected[error.reason] += 1
                 self._reject(link, message, error, bad)
 
     def _leave(self, link: Link, code: int) -> None:
@@ -322,6 +328,8 @@ class Session:
         if not self._attendance.holds(link):
             return
         self.log.info("channel left", extra={"channel": link.kind, "code": code})
+        if link.kind == "audio":
+            self.inflow.listen_to(None)
         if self._attendance.leave(link, code, trio.current_time()):
             self.end(NORMAL, "the bot left")
         self._bell.ring()
@@ -329,31 +337,21 @@ class Session:
     # -- what comes in ---------------------------------------------------------------------
 
     def _on_audio(self, link: Link, message: bytes | str) -> None:
-        """One message of the audio channel. Never waits: the socket is always read."""
-        if not self._attendance.holds(link) or self.over:
-            self.stale_audio += 1
-            return
-        now_s = trio.current_time()
         try:
-            heard = self.intake.take(message, now_s)
+            self.inflow.hear(link, message, trio.current_time())
         except FrameError as error:
-            self._reject(link, message, error, self.intake.rejected_in_a_row)
-        else:
-            self._hear(heard, now_s)
+            self._reject(link, message, error, self.inflow.intake.rejected_in_a_row)
 
-    def _hear(self, heard: Heard, now_s: float) -> None:
-        if not heard.mix and not heard.voices:
-            return
-        if self._barge_in.hears(heard.mix, self.pump.playout.audible(now_s)):
-            self._interrupt("barge-in")
-        self.audience.hear(heard)
-
-    def _on_control(self, message: str | bytes) -> None:
-        parsed = parse_control(message)
+    def _on_control(self, text: str | bytes) -> None:
+        parsed = parse_control(text)
         if isinstance(parsed, InterruptRequest):
-            self._interrupt("meeting")
+            self.meeting.interrupt("meeting")
         elif isinstance(parsed, UserText):
-            self._on_user_text(parsed)
+            message = self._inbox.accept(parsed)
+            if message is None:
+                self.ignored += 1
+            else:
+                self.inflow.audience.note(message)
         elif isinstance(parsed, RepeatedReady):
             self.ignored += 1
             another = parsed.bot_id != self.bot_id
@@ -362,25 +360,7 @@ class Session:
                 self.log.warning("second ready with another bot_id ignored", extra=more)
         else:
             self.ignored += 1
-            self.audience.note(UnknownMessage(parsed.kind))
-
-    def _on_user_text(self, said: UserText) -> None:
-        if len(said.message_id) > MESSAGE_ID_CHARACTERS:
-            said = attrs.evolve(said, message_id="")
-        repeated = bool(said.message_id) and said.message_id in self._seen_ids
-        if not said.text or not said.is_final or repeated:
-            self.ignored += 1
-            return
-        if said.message_id:
-            self._seen_ids[said.message_id] = None
-            if len(self._seen_ids) > MESSAGE_IDS:
-                self._seen_ids.popitem(last=False)
-        named = said.speaker_id or said.speaker_name
-        speaker = Speaker(said.speaker_id, said.speaker_name) if named else None
-        self.audience.note(UserMessage(said.text, speaker))
-
-    def _interrupt(self, source: InterruptSource) -> None:
-        self.meeting.interrupt(source)
+            self.inflow.audience.note(UnknownMessage(parsed.kind))
 
     def _reject(self, link: Link, message: str | bytes, error: WireError, bad: int) -> None:
         """Log a bad message, once a second at most; a long run of them ends the socket."""

@@ -442,7 +442,7 @@ async def test_an_ear_that_is_let_go_is_closed_and_an_ear_opened_too_late_is_emp
     async def agent(meeting: Meeting) -> None:
         async for _ in meeting.audio():
             break
-        assert room.session.audience._ears == []
+        assert room.session.inflow.audience._ears == []
         ear = meeting.events(chunk_ms=20)
         assert ear.dropped_samples == 0
         async for event in ear:
@@ -533,7 +533,7 @@ async def test_what_waits_for_a_slow_agent_is_bounded_in_characters(
             fields = {"command": "usermsg", "message": "x", "speakerId": "7"}
             await control.send(fields | {field: "y" * 250_000})
             await trio.sleep(1)
-        audience = room.session.audience
+        audience = room.session.inflow.audience
         notes = audience._early_notes if early else audience._ears[0].notes
         waiting = 0
         while (note := notes.take_nowait()) is not None:

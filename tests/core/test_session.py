@@ -83,7 +83,7 @@ async def test_the_newest_socket_wins_and_the_old_ones_late_end_changes_nothing(
             await new.hear("alice", tone(0.1))
             await wait_all_tasks_blocked()
             assert session.ledger.received == 4_800
-        assert session.stale_audio == 0
+        assert session.inflow.stale == 0
 
 
 async def test_a_lost_bot_may_come_back_within_the_grace_and_finds_its_agent() -> None:
@@ -349,7 +349,7 @@ async def test_bad_audio_is_counted_by_reason_and_logged_once_a_second_and_the_n
         await audio.hear("alice", tone(0.1))
         await wait_all_tasks_blocked()
         session = room.session
-        assert set(session.intake.rejected) == {reason for _, reason in BAD_FRAMES}
+        assert set(session.inflow.intake.rejected) == {reason for _, reason in BAD_FRAMES}
         assert session.ledger.received == session.ledger.delivered == 4_800
         await trio.sleep(1.1)
         await audio.send("[]")
@@ -363,7 +363,7 @@ async def test_an_odd_byte_and_bad_utf8_are_counted_and_the_audio_is_heard() -> 
         audio = await room.audio()
         await audio.send(b"\x01\x01\x00\xff\x00\x00" + bytes(961))
         await wait_all_tasks_blocked()
-        assert dict(room.session.intake.flawed) == {"odd byte": 1, "bad UTF-8": 1}
+        assert dict(room.session.inflow.intake.flawed) == {"odd byte": 1, "bad UTF-8": 1}
         assert room.session.ledger.received == 480
 
 
@@ -404,7 +404,9 @@ async def test_user_messages_reach_the_agent_once_and_unknown_ones_are_surfaced(
         session = room.session
         assert session.bot_id == BOT
         assert session.ignored == 6
-        assert dict(session.intake.rejected) == {"binary message on the control channel": 1}
+        assert dict(session.inflow.intake.rejected) == {
+            "binary message on the control channel": 1
+        }
     first, second, unknown = heard
     assert first == UserMessage("one")
     assert isinstance(second, UserMessage)
@@ -426,7 +428,7 @@ async def test_message_ids_are_remembered_only_so_far() -> None:
             await wait_all_tasks_blocked()
         await control.send({"command": "usermsg", "message": "x", "id": "0"})
         await wait_all_tasks_blocked()
-        assert len(room.session._seen_ids) == 512
+        assert len(room.session._inbox._seen_ids) == 512
     assert len(heard) == 601
 
 
@@ -442,7 +444,7 @@ async def test_the_bots_own_voice_is_silence_and_never_an_utterance() -> None:
         await audio.hear("my bot", tone(2.0))
         await audio.hear("Abbott", quiet(2.0))
         await wait_all_tasks_blocked()
-        assert room.session.intake.own == 96_000
+        assert room.session.inflow.intake.own == 96_000
         assert room.session.ledger.mixed == 4 * 48_000
     assert [type(event).__name__ for event in heard] == ["SpeakerChange"]
 
@@ -617,9 +619,9 @@ async def test_empty_frames_take_no_room_while_nobody_listens_and_flip_no_layout
         await audio.hear("alice", tone(0.1))
         await wait_all_tasks_blocked()
         session = room.session
-        assert session.intake.frames == 2_005
-        assert not session.intake.timeline.separate
-        assert {view: len(lane) for view, lane in session.audience._early.items()} == {
+        assert session.inflow.intake.frames == 2_005
+        assert not session.inflow.intake.timeline.separate
+        assert {view: len(lane) for view, lane in session.inflow.audience._early.items()} == {
             "mix": 5, "speaker": 5,
         }  # fmt: skip
         assert session.ledger.faults == []
@@ -640,7 +642,7 @@ async def test_a_long_message_id_is_heard_but_not_remembered() -> None:
                 identity = "x" * length
                 await control.send({"command": "usermsg", "message": "m", "id": identity})
         await wait_all_tasks_blocked()
-        assert list(room.session._seen_ids) == ["x" * 256]
+        assert list(room.session._inbox._seen_ids) == ["x" * 256]
         assert room.session.ignored == 1
     assert heard == [UserMessage("m")] * 5
 
@@ -750,8 +752,8 @@ async def test_stereo_frames_of_two_seconds_are_heard_in_either_form() -> None:
         await audio.send(encode_frame(frame))
         await audio.send(encode_legacy_frame(frame))
         await trio.sleep(5)
-        assert room.session.intake.frames == 2
-        assert room.session.intake.rejected == {}
+        assert room.session.inflow.intake.frames == 2
+        assert room.session.inflow.intake.rejected == {}
         assert room.session.ledger.received == 2 * 2 * 48_000
 
 

@@ -20,14 +20,18 @@ def outcome(
     armed: bool = True,
     closing: bool = False,
     turn: int = 64,
+    texts: bool = False,
 ) -> Outcome:
     """Feed ``pieces`` one by one; tell in order all that came out."""
     cutter = Cutter(LIMITS)
     seen: Outcome = []
     if armed:
-        cutter.arm(70_000, lambda payload: seen.append(("audio", payload)))
+        read = (lambda text: seen.append(("text", text))) if texts else None
+        cutter.arm(70_000, lambda payload: seen.append(("audio", payload)), read)
     try:
         for piece in pieces:
+            if not closing and cutter.hear_usual(piece):
+                continue
             cutter.feed(piece)
             while cutter.pending:
                 cut = cutter.cut(0.0, turn=turn, closing=closing)
@@ -252,3 +256,69 @@ def test_our_verdict_is_a_frame_a_client_could_have_sent() -> None:
 def test_limits_must_be_above_zero() -> None:
     with pytest.raises(ValueError, match="fragments must be above zero"):
         EdgeLimits(fragments=0)
+
+
+def test_a_read_that_is_one_frame_like_the_last_is_heard_the_short_way() -> None:
+    heard: list[bytes] = []
+    cutter = Cutter(LIMITS)
+    cutter.arm(70_000, heard.append)
+    first, other = frame(BINARY, b"a" * 300), frame(BINARY, b"b" * 301)
+    assert not cutter.hear_usual(first), "there was none before"
+    cutter.feed(first)
+    assert cutter.cut(0.0, turn=64) is None
+    assert cutter.hear_usual(frame(BINARY, b"c" * 300, mask=b"wxyz"))
+    assert not cutter.hear_usual(other), "another length"
+    assert not cutter.hear_usual(first + first), "two frames"
+    assert not cutter.hear_usual(frame(TEXT, b"d" * 300)), "a text"
+    assert not cutter.hear_usual(frame(BINARY, b"d" * 300, fin=False)), "a fragment"
+    cutter.feed(first[:100])
+    assert cutter.cut(0.0, turn=64) is None
+    assert not cutter.hear_usual(first), "half a frame waits"
+    cutter.feed(first[100:])
+    assert cutter.cut(0.0, turn=64) is None
+    cutter.disarm()
+    assert not cutter.hear_usual(first), "the end is under way"
+    assert heard == [b"a" * 300, b"c" * 300, b"a" * 300]
+    assert cutter.frames == 3
+
+
+def test_in_the_middle_of_a_fragmented_message_nothing_is_heard_the_short_way() -> None:
+    audio = frame(BINARY, bytes(300))
+    begun = frame(TEXT, b"a", fin=False)
+    assert outcome(audio, begun, audio) == outcome(audio + begun + audio)
+
+
+@given(
+    st.lists(st.binary(min_size=126, max_size=400), max_size=8),
+    st.binary(min_size=4, max_size=4),
+)
+def test_a_frame_a_read_is_heard_like_all_at_once(payloads: list[bytes], mask: bytes) -> None:
+    frames = [frame(BINARY, payload, mask=mask) for payload in payloads]
+    assert outcome(*frames) == outcome(b"".join(frames)) if frames else True
+
+
+def test_texts_in_one_frame_go_to_their_own_callback() -> None:
+    stream = (
+        frame(TEXT, "ä".encode()),
+        frame(TEXT, b"x", fin=False),
+        frame(0, b"y"),
+        frame(BINARY, b"z"),
+    )
+    assert outcome(*stream, texts=True) == [
+        ("text", "ä"),
+        ("frame", stream[1]),
+        ("frame", stream[2]),
+        ("audio", b"z"),
+        ("frames", 4),
+    ]
+
+
+def test_a_text_for_the_callback_must_be_utf_8() -> None:
+    bad = frame(TEXT, b"\xff")
+    assert outcome(bad, texts=True) == [("violation", (1007, "text is not UTF-8"))]
+
+
+def test_a_text_for_the_callback_is_limited() -> None:
+    assert outcome(frame(TEXT, bytes(70_001))[:20], texts=True) == [
+        ("violation", (1009, "message too big"))
+    ]

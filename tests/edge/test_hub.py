@@ -48,6 +48,11 @@ class Dialler:
         return client, server
 
 
+async def until(done: Callable[[], bool]) -> None:
+    while not done():
+        await trio.lowlevel.checkpoint()
+
+
 @asynccontextmanager
 async def dialling() -> AsyncIterator[Dialler]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -274,14 +279,17 @@ async def test_with_a_tick_frames_gather_and_are_read_at_once(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.read_into, sink, AT_MOST)
             await wait_all_tasks_blocked()
+            await client.send_all(b"zero")
+            await until(lambda: sink.reads == [b"zero"])  # after silence it is read at once
+            await wait_all_tasks_blocked()
             for part in (b"one ", b"two ", b"three"):
                 await client.send_all(part)
                 await arrived(server)
                 await wait_all_tasks_blocked()
-                assert sink.reads == []
+                assert sink.reads == [b"zero"]
             autojump_clock.jump(0.05)
             await wait_all_tasks_blocked()
-            assert sink.reads == [b"one two three"]
+            assert sink.reads == [b"zero", b"one two three"]
             nursery.cancel_scope.cancel()
 
 
@@ -291,6 +299,12 @@ async def test_with_a_tick_more_than_a_batch_is_read_in_the_same_tick(
     autojump_clock.autojump_threshold = math.inf
     sinks = [Sink() for _ in range(2 * BATCH + 1)]
     async with reading(tick_s=0.05) as (hub, dialler), trio.open_nursery() as nursery:
+        waker, woken = await dialler.pair(hub)
+        first = Sink()
+        nursery.start_soon(woken.read_into, first, AT_MOST)
+        await waker.send_all(b"x")
+        await until(lambda: first.reads == [b"x"])
+        await wait_all_tasks_blocked()  # the ticks have begun
         for sink in sinks:
             client, server = await dialler.pair(hub)
             nursery.start_soon(server.read_into, sink, AT_MOST)
@@ -317,12 +331,12 @@ async def test_a_hub_with_a_tick_sleeps_when_nothing_comes_and_wakes_when_someth
         client, server = await dialler.pair(hub)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.read_into, sink, AT_MOST)
-            for part in (b"one", b"two"):
+            for number, part in enumerate((b"one", b"two"), 1):
                 await wait_all_tasks_blocked()
                 assert next_wake_up_s() > 1, "no tick: only this test's own deadline"
                 await client.send_all(part)
-                await arrived(server)
-                for _ in range(1 + QUIET_TICKS):
+                await until(lambda number=number: len(sink.reads) == number)  # type: ignore[misc]
+                for _ in range(QUIET_TICKS):
                     await wait_all_tasks_blocked()
                     assert next_wake_up_s() == pytest.approx(0.05)
                     autojump_clock.jump(0.05)
@@ -526,11 +540,6 @@ async def test_cancelling_hub_and_readers_together_leaves_nothing_registered() -
 
 
 # -- behind the edge -------------------------------------------------------------------------
-
-
-async def until(done: Callable[[], bool]) -> None:
-    while not done():
-        await trio.lowlevel.checkpoint()
 
 
 async def test_audio_comes_through_the_hub_and_all_else_still_reaches_trio_websocket() -> None:

@@ -88,7 +88,7 @@ class Hearing:
     vad: VadSettings | None = None
     changes: bool = False
     """Report speaker changes."""
-    _strands: dict[str, _Strand] = attrs.field(factory=dict, init=False)
+    _strands: dict[str, Strand] = attrs.field(factory=dict, init=False)
     _named: Speaker | None = attrs.field(default=None, init=False)
 
     def feed(self, piece: Piece) -> list[HeardEvent]:
@@ -107,9 +107,17 @@ class Hearing:
             key = speaker.key
         strand = self._strands.get(key)
         if strand is None:
-            strand = self._strands[key] = _Strand(self, piece.start)
+            strand = self._strands[key] = Strand(self, piece.start)
         strand.feed(piece, events)
         return events
+
+    def strand_at(self, start: int, speaker: Speaker) -> Strand | None:
+        """The run that ``speaker`` goes on with at ``start``; None where `feed` would have
+        more to do than to lengthen it."""
+        if self.changes and speaker != self._named:
+            return None
+        strand = self._strands.get("" if self.by == "mix" else speaker.key)
+        return strand if strand is not None and strand.goes_on(start, speaker) else None
 
     def finish(self) -> list[HeardEvent]:
         """The audio is over: the last chunk of every speaker and the utterance under way."""
@@ -131,8 +139,24 @@ class Hearing:
             self._strands.pop(key).finish(events)
 
 
-class _Strand:
+class Strand:
     """One continuous run of audio: resampled, chunked, watched for speech."""
+
+    __slots__ = (
+        "_by",
+        "_chunk",
+        "_given",
+        "_labels",
+        "_may_start",
+        "_pending",
+        "_pending_length",
+        "_rate_hz",
+        "_resampler",
+        "_start",
+        "_vad",
+        "_vad_settings",
+        "expected",
+    )
 
     def __init__(self, hearing: Hearing, start: int) -> None:
         self._rate_hz = hearing.rate_hz
@@ -142,6 +166,7 @@ class _Strand:
         )
         self._resampler = Resampler(RATE_HZ, hearing.rate_hz, hearing.quality)
         self._vad_settings = hearing.vad
+        self._may_start = False
         self._begin(start)
 
     def _begin(self, start: int) -> None:
@@ -166,11 +191,19 @@ class _Strand:
             self._forget_labels()
         self.expected = piece.start + len(piece.samples)
         speaker = piece.speaker
-        self._take(
-            self._resampler.process(samples),
-            speaker is not None and speaker.may_start_turn,
-            events,
-        )
+        self._may_start = speaker is not None and speaker.may_start_turn
+        self._take(self._resampler.process(samples), self._may_start, events)
+
+    def goes_on(self, start: int, speaker: Speaker) -> bool:
+        """What ``speaker`` says from ``start`` on belongs to this run, under the same label."""
+        return start == self.expected and self._labels[-1][1] is speaker
+
+    def go_on(self, samples: Samples) -> list[HeardEvent]:
+        """Feed ``samples`` for which `goes_on` holds."""
+        events: list[HeardEvent] = []
+        self.expected += len(samples)
+        self._take(self._resampler.process(samples), self._may_start, events)
+        return events
 
     def finish(self, events: list[HeardEvent]) -> None:
         self._take(self._resampler.finish(), False, events)

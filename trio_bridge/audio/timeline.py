@@ -17,6 +17,8 @@ from trio_bridge.audio.speakers import Speaker
 RATE_HZ = 48_000
 ABSENT_S = 0.4
 """Longer than the usual network stall, shorter than the silence that ends a turn."""
+TICK_S = 0.2
+"""How often a gap is filled and a mix looked after."""
 LONGEST_FILL_S = 30.0
 """A gap's silence that is filled in; what lies beyond is skipped, and said in ``skipped``."""
 PATIENCE_S = 0.06
@@ -24,6 +26,20 @@ PATIENCE_S = 0.06
 DRIFT = 0.0005
 """Seconds a second by which the clock follows a sender that is slower than ours (a bad
 crystal has 0.0001); without it a long meeting would seem to lag ever more."""
+
+
+def origin_after(
+    origin_s: float, now_s: float, head: int, length_s: float, slack_s: float = 0.0
+) -> float:
+    """The time of sample 0 after a frame of ``length_s`` that begins at ``head`` arrived.
+
+    The clock keeps to what the sender's frames say: it is never behind them by more than
+    ``slack_s``, and goes back slowly.
+    """
+    late_s = now_s - origin_s - head / RATE_HZ
+    if late_s < 0:
+        return origin_s + min(0.0, late_s + slack_s)
+    return origin_s + min(late_s, DRIFT * length_s)
 
 
 @attrs.frozen(eq=False)
@@ -91,11 +107,29 @@ class Timeline:
         """Samples received and not in the mix yet."""
         return self._guard.held_samples + (self._mixer.waiting if self._mixer else 0)
 
+    @property
+    def origin_s(self) -> float:
+        """The time of sample 0, as the sender's frames tell it so far."""
+        return self._origin_s or 0.0
+
+    def follows(self, speaker: Speaker | None) -> bool:
+        """A frame of ``speaker`` would simply be appended: one stream, no gap, no question."""
+        return self._plain and self._guard.passes(speaker) and not self._gap
+
+    def book(self, samples: int, length: int, now_s: float, origin_s: float) -> None:
+        """Count ``samples`` that were appended elsewhere, in frames of ``length``, while
+        `follows` held; the last came at ``now_s``."""
+        self.received += samples
+        self._appended += samples
+        self._head += samples
+        self._arrived_s, self._length_s = now_s, length / RATE_HZ
+        self._origin_s = origin_s
+
     def add(self, speaker: Speaker | None, samples: Samples, now_s: float) -> Heard:
         """Place one frame that arrived at ``now_s``; ``speaker`` None is silence of ours."""
         length = len(samples)
         self.received += length
-        if self._plain and self._guard.passes(speaker) and not self._gap:
+        if self.follows(speaker):
             head = self._head
             self._arrived_s, self._length_s = now_s, length / RATE_HZ
             self._follow(now_s, head)
@@ -117,6 +151,12 @@ class Timeline:
             return self._append([Piece(speaker, self._head, samples)], now_s)
         return self._add_unproven(HeldFrame(speaker, samples, now_s), now_s)
 
+    def tick_due_s(self, now_s: float) -> float:
+        """When to `tick` next: while one stream flows, when it would have stopped."""
+        stops_s = self._arrived_s + ABSENT_S
+        flows = self._plain and not self._guard.held and not self._gap
+        return stops_s if flows and stops_s > now_s else now_s + TICK_S
+
     def tick(self, now_s: float) -> Heard:
         """Time has passed: what was held goes on, and a gap fills with silence."""
         due_s = self._guard.due_s(self._length_s)
@@ -124,7 +164,7 @@ class Timeline:
             return self._append(self._pieces(self._guard.release()), now_s)
         mix = self._mixer.take(self._clock(now_s), now_s) if self._mixer else []
         voices = [] if self._mixer else mix
-        if self._origin_s is not None and now_s - self._arrived_s > ABSENT_S:
+        if self._origin_s is not None and now_s >= self._arrived_s + ABSENT_S:
             room = round(LONGEST_FILL_S * RATE_HZ) - self._gap
             missing = min(self._clock(now_s) - self.head, room)
             if missing > 0:
@@ -189,13 +229,7 @@ class Timeline:
         return Heard(pieces, pieces if self._mixer is None else [])
 
     def _follow(self, now_s: float, head: int, slack_s: float = 0.0) -> None:
-        """Keep the clock at what the sender's frames say: never behind, slowly back."""
-        late_s = now_s - (self._origin_s or 0.0) - head / RATE_HZ
-        if late_s < 0:
-            correction_s = min(0.0, late_s + slack_s)
-        else:
-            correction_s = min(late_s, DRIFT * self._length_s)
-        self._origin_s = (self._origin_s or 0.0) + correction_s
+        self._origin_s = origin_after(self.origin_s, now_s, head, self._length_s, slack_s)
 
     def _end_gap(self, now_s: float) -> None:
         if not self._gap:

@@ -1,9 +1,9 @@
 """Cut a client's bytes into WebSocket frames and judge each (RFC 6455 §5). No I/O, no clock.
 
-Whole binary frames go straight to the audio callback: they are nearly all of the traffic,
-and trio-websocket costs twice as much for each. Every other frame is validated here and given
-back one at a time for trio-websocket, which therefore never sees an invalid byte. The outcome
-depends on the bytes only, never on how the network cut them.
+On a channel of audio, messages in one frame go straight to a callback: they are nearly all of
+the traffic, and trio-websocket costs twice as much for each. Every other frame is validated
+here and given back one at a time for trio-websocket, which therefore never sees an invalid
+byte. The outcome depends on the bytes only, never on how the network cut them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,19 @@ from trio_bridge.errors import WireError
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 _FIN, _RESERVED, _MASKED = 0x80, 0x70, 0x80
-_WHOLE_BINARY = _FIN | BINARY
+_WHOLE_BINARY, _WHOLE_TEXT = _FIN | BINARY, _FIN | TEXT
 _CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013})
 """Registered codes that may be on the wire and that wsproto knows; 3000-4999 are free."""
 
+_WORD = np.dtype("<u8")
+_SHORT_START = 8
+"""Where the payload begins behind a 16-bit length and a key: any frame of real audio."""
+_NONE = -1
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+
+
+OnAudio = Callable[[bytes], None]
+OnText = Callable[[str], None]
 
 
 class Violation(WireError):
@@ -43,15 +51,14 @@ def unmask(data: bytes, start: int, end: int) -> bytes:
     """Return ``data[start:end]`` unmasked with the four key bytes just before ``start``."""
     size = end - start
     key = data[start - 4 : start]
-    if size < 32:  # below this numpy costs more than the loop
+    lead = -size & 7
+    if size < 32 or lead > start:  # below this numpy costs more than the loop
         return bytes([byte ^ key[i & 3] for i, byte in enumerate(data[start:end])])
-    whole = size & ~7
-    key_twice = np.uint64(int.from_bytes(key + key, "little"))
-    head: bytes = (np.frombuffer(data, "<u8", whole >> 3, start) ^ key_twice).tobytes()
-    if whole == size:
-        return head
-    rest = data[start + whole : end]
-    return head + bytes([byte ^ key[i & 3] for i, byte in enumerate(rest)])
+    # In whole words from the end, so that up to seven bytes of the header come along.
+    turned = (key * 3)[-lead & 3 :][:8]
+    words = np.frombuffer(data, _WORD, (size + lead) >> 3, start - lead)
+    plain: bytes = (words ^ np.uint64(int.from_bytes(turned, "little"))).tobytes()
+    return plain[lead:]
 
 
 def close_frame(violation: Violation) -> bytes:
@@ -73,9 +80,12 @@ class Cutter:
         "_message_frames",
         "_need",
         "_on_audio",
+        "_on_text",
         "_opcode",
         "_part",
         "_pos",
+        "_usual_head",
+        "_usual_length",
         "frames",
         "message_seen",
     )
@@ -85,7 +95,8 @@ class Cutter:
         """Frames consumed so far."""
         self.message_seen = False
         """A whole message was given back; before `arm` the caller stops here."""
-        self._on_audio: Callable[[bytes], None] | None = None
+        self._on_audio: OnAudio | None = None
+        self._on_text: OnText | None = None
         self._max_message_bytes = limits.hello_bytes
         self._max_fragments = limits.fragments
         self._control_at_s: deque[float] = deque(maxlen=limits.control_per_s)
@@ -94,16 +105,57 @@ class Cutter:
         self._opcode = 0  # of the fragmented message under way
         self._message_bytes = self._message_frames = 0
         self._decoder = _Utf8Decoder()
+        self._usual_head, self._usual_length = b"", _NONE  # of the last whole binary frame
 
     @property
     def pending(self) -> bool:
         """`cut` may find something without more bytes."""
         return self._pos < len(self._data)
 
-    def arm(self, max_message_bytes: int, on_audio: Callable[[bytes], None] | None) -> None:
-        """Lift the first message's limit; whole binary frames go to ``on_audio`` from now."""
+    def arm(
+        self, max_message_bytes: int, on_audio: OnAudio | None, on_text: OnText | None = None
+    ) -> None:
+        """Lift the first message's limit; from now on binary messages in one frame go to
+        ``on_audio`` and texts in one frame to ``on_text``, where there is one."""
         self._max_message_bytes = max_message_bytes
-        self._on_audio = on_audio
+        self._on_audio, self._on_text = on_audio, on_text
+        self._usual_length = _NONE
+
+    @property
+    def hears(self) -> bool:
+        """Audio goes to a callback: this is a channel of audio."""
+        return self._on_audio is not None
+
+    def disarm(self) -> None:
+        """The end is under way: nothing goes to the callbacks any more."""
+        self._on_audio = self._on_text = None
+        self._usual_length = _NONE
+
+    def hear_usual(self, data: bytes) -> bool:
+        """Give ``on_audio`` what is in ``data`` if that is one frame like the last and no more.
+
+        A shorter way through `feed` and `cut`, for nearly every read; False: take the long one.
+
+        Raises:
+            Exception: whatever ``on_audio`` raised; the frame is consumed.
+        """
+        on_audio = self._on_audio
+        if (
+            len(data) != self._usual_length
+            or on_audio is None
+            or self._part
+            or self._opcode
+            or not data.startswith(self._usual_head)
+        ):
+            return False
+        self.frames += 1
+        on_audio(unmask(data, _SHORT_START, len(data)))
+        return True
+
+    @property
+    def uncut(self) -> bytes:
+        """What was fed and not cut."""
+        return bytes(self._part) + self._data[self._pos :]
 
     def clear(self) -> None:
         """Forget every byte that was not cut."""
@@ -132,7 +184,9 @@ class Cutter:
         """
         data, pos, limit = self._data, self._pos, self._max_message_bytes
         length = len(data)
-        on_audio = None if closing or self._opcode else self._on_audio
+        on_audio, on_text = self._on_audio, self._on_text
+        if closing or self._opcode:
+            on_audio = on_text = None
         while True:
             have = length - pos
             if have < 2:
@@ -159,15 +213,25 @@ class Cutter:
                 if size < 1 << 16 or size >> 63:
                     raise Violation(1002, "length not minimal")
             end = start + size
-            if first == _WHOLE_BINARY and on_audio is not None and second & _MASKED:
+            if second & _MASKED and (
+                (first == _WHOLE_BINARY and on_audio is not None)
+                or (first == _WHOLE_TEXT and on_text is not None)
+            ):
                 if size > limit:
                     raise Violation(1009, "message too big")
                 if end > length:
                     need = end - pos
                     break
-                self._pos = pos = end
                 self.frames += 1
-                on_audio(unmask(data, start, end))
+                self._pos = end
+                payload = unmask(data, start, end)
+                if on_text is not None and first == _WHOLE_TEXT:
+                    on_text(_text(payload))
+                elif on_audio is not None:
+                    if start - pos == _SHORT_START:
+                        self._usual_head, self._usual_length = data[pos : pos + 4], end - pos
+                    on_audio(payload)
+                pos = end
             else:
                 self._check_header(first, second, size)
                 if end > length:
@@ -240,6 +304,13 @@ class Cutter:
             self._opcode = self._message_bytes = self._message_frames = 0
             self._decoder.reset()
             self.message_seen = True
+
+
+def _text(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise Violation(1007, "text is not UTF-8") from None
 
 
 def _check_close(payload: bytes) -> None:

@@ -10,16 +10,16 @@ corrupt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import trio
 from trio_websocket import WebSocketConnection
 
-from trio_bridge.edge.frames import CLOSE, Cutter, Violation, close_frame
+from trio_bridge.edge.frames import CLOSE, Cutter, OnAudio, OnText, Violation, close_frame
 from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.edge.transport import RawStream, linger
 
 _SWITCHING = b"HTTP/1.1 101"
+LUMPS = 16
+"""Audio is charged to the budget once this part of a burst has come, not frame by frame."""
 _CLOSE_BYTE = bytes([0x80 | CLOSE])
 
 
@@ -27,9 +27,18 @@ class Gate(trio.abc.Stream):
     """One connection from handshake to end; trio-websocket's reader is its only reader."""
 
     def __init__(
-        self, inner: trio.abc.Stream, head: bytes, early: bytes, limits: EdgeLimits
+        self,
+        inner: trio.abc.Stream,
+        head: bytes,
+        early: bytes,
+        limits: EdgeLimits,
+        *,
+        upgraded: bool = False,
     ) -> None:
-        """``head`` is replayed first; ``early`` is what the peer sent right behind its own."""
+        """``head`` is replayed first; ``early`` is what the peer sent right behind its own.
+
+        ``upgraded``: the peer has had its 101, so trio-websocket's goes nowhere.
+        """
         self.inner = inner
         self.ws: WebSocketConnection | None = None
         """Set by the owner right after accepting: it knows first that a Close is under way."""
@@ -38,6 +47,8 @@ class Gate(trio.abc.Stream):
         self.fault: Exception | None = None
         """What the audio callback raised, if that is why."""
         self.armed = False
+        self.given_away = False
+        """Another process has the connection; nothing of it may be said here any more."""
         self.torn = False
         """A write was abandoned half-way: nothing can be sent any more."""
         self.admitted = trio.Event()
@@ -47,6 +58,7 @@ class Gate(trio.abc.Stream):
         self.done = trio.Event()
         """Closed for good."""
         self._limits = limits
+        self._upgraded = upgraded
         self._head = head
         self._cutter = Cutter(limits)
         self._cutter.feed(early)
@@ -57,12 +69,20 @@ class Gate(trio.abc.Stream):
         self._budget_bytes = limits.burst_bytes
         self._budget_at_s = trio.current_time()
         self._charged_frames = 0
+        self._uncharged_bytes = 0
+        self._lump_bytes = limits.burst_bytes / LUMPS
 
-    def arm(self, max_message_bytes: int, on_audio: Callable[[bytes], None] | None) -> None:
-        """The peer is known: full message size, and whole binary frames go to ``on_audio``."""
-        self._cutter.arm(max_message_bytes, on_audio)
+    def arm(
+        self, max_message_bytes: int, on_audio: OnAudio | None, on_text: OnText | None = None
+    ) -> None:
+        """The peer is known: messages of full size, those in one frame to the callbacks."""
+        self._cutter.arm(max_message_bytes, on_audio, on_text)
         self.armed = True
         self.admitted.set()
+
+    def unread(self) -> bytes:
+        """What the peer sent behind the first message, before `arm`: nothing is read then."""
+        return self._cutter.uncut
 
     # -- inbound -----------------------------------------------------------------------------
 
@@ -117,31 +137,39 @@ class Gate(trio.abc.Stream):
         try:
             return self._cutter.cut(now_s, turn=turn, closing=self._is_closing())
         except Violation as violation:
-            self.verdict = violation
+            return self._judge(violation)
         except Exception as exc:  # the audio callback's; it must not look like the peer's doing
-            self.fault = exc
-            self.verdict = Violation(1011, "internal error")
+            return self._fail(exc)
+
+    def _fail(self, fault: Exception) -> bytes:
+        self.fault = fault
+        return self._judge(Violation(1011, "internal error"))
+
+    def _judge(self, violation: Violation) -> bytes:
+        """End the conversation: the Close that trio-websocket is to see."""
+        self.verdict = violation
         self._cutter.clear()
         self.admitted.set()  # also a stranger must be able to leave
-        return close_frame(self.verdict)
+        return close_frame(violation)
 
     async def _take_in(self) -> bool:
         """Read on; True when there is something to do, False at the end of the stream.
 
-        Once armed, the bytes are cut where they are read, and as long as they are audio nobody
-        else is woken: see `_push`.
+        On a channel of audio the bytes are cut where they are read, and as long as they are
+        audio nobody else is woken: see `_push`.
         """
         inner, at_most = self.inner, self._limits.receive_bytes
         self._receiving = True
         try:
-            if self.armed and isinstance(inner, RawStream):
+            if self._cutter.hears and isinstance(inner, RawStream):
                 alive = await inner.read_into(self._push, at_most)
             else:
                 data = bytes(await inner.receive_some(at_most))
                 alive = bool(data)
                 if alive:
                     self._cutter.feed(data)
-                    self._charge(len(data), trio.current_time())
+                    self._uncharged_bytes += len(data)
+                    self._charge(trio.current_time())
         except trio.BrokenResourceError:
             self._end()
             raise
@@ -155,21 +183,32 @@ class Gate(trio.abc.Stream):
 
     def _push(self, data: bytes) -> bool:
         """Take ``data`` in, outside any task of this connection; True: it was all audio."""
+        try:
+            usual = self._cutter.hear_usual(data)
+        except Exception as exc:  # the audio callback's; it must not look like the peer's doing
+            self._stash = self._fail(exc)
+            return False
+        self._uncharged_bytes += len(data)
+        if usual and self._uncharged_bytes < self._lump_bytes:
+            return True
         now_s = trio.current_time()
-        self._cutter.feed(data)
-        self._stash = self._cut(now_s)
-        self._charge(len(data), now_s)
+        if not usual:
+            self._cutter.feed(data)
+            self._stash = self._cut(now_s)
+        self._charge(now_s)
         done = self._stash is None and not self._cutter.pending
         return done and self._budget_bytes >= 0 and not self._dead
 
-    def _charge(self, received_bytes: int, now_s: float) -> None:
-        """Charge one token bucket for bytes and frames."""
+    def _charge(self, now_s: float) -> None:
+        """Charge one token bucket for the bytes and frames since the last time."""
         limits = self._limits
         earned = (now_s - self._budget_at_s) * limits.bytes_per_s
         frames = self._cutter.frames
-        spent = received_bytes + (frames - self._charged_frames) * limits.frame_cost_bytes
+        spent = (
+            self._uncharged_bytes + (frames - self._charged_frames) * limits.frame_cost_bytes
+        )
         self._budget_bytes = min(limits.burst_bytes, self._budget_bytes + earned - spent)
-        self._budget_at_s, self._charged_frames = now_s, frames
+        self._budget_at_s, self._charged_frames, self._uncharged_bytes = now_s, frames, 0
 
     # -- outbound ----------------------------------------------------------------------------
 
@@ -181,7 +220,10 @@ class Gate(trio.abc.Stream):
         """
         if self.torn or self._dead:
             raise trio.BrokenResourceError("a write was abandoned half-way, or it is closed")
-        await self._write(data)
+        if self._upgraded and not self._opened.is_set():
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._write(data)
         if not self._opened.is_set():
             self._dead = bytes(data[: len(_SWITCHING)]) != _SWITCHING
             self._opened.set()
@@ -232,5 +274,6 @@ class Gate(trio.abc.Stream):
                 self.done.set()
 
     def _end(self) -> None:
+        self._cutter.disarm()
         self.admitted.set()
         self.ending.set()

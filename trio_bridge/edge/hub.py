@@ -10,7 +10,9 @@ Only for cleartext sockets, and only where there is epoll (Linux).
 
 from __future__ import annotations
 
+import contextlib
 import select
+import socket
 from collections.abc import Callable
 
 import outcome
@@ -29,6 +31,8 @@ Sink = Callable[[bytes], bool]
 class HubStream(RawStream):
     """A raw socket whose `read_into` is done by a `Hub`."""
 
+    __slots__ = ("_hub", "_sink", "_task", "max_bytes")
+
     def __init__(self, stream: trio.SocketStream, hub: Hub) -> None:
         super().__init__(stream)
         self.max_bytes = 0
@@ -39,6 +43,7 @@ class HubStream(RawStream):
     async def read_into(self, sink: Sink, max_bytes: int) -> bool:
         self._check_open()
         self._hub.watch(self)
+        self._acknowledge_later()
         self._sink, self.max_bytes = sink, max_bytes
         self._task = trio.lowlevel.current_task()
 
@@ -71,6 +76,16 @@ class HubStream(RawStream):
         if self._sink is not None:
             self._finish(outcome.Error(trio.ClosedResourceError()))
         await super().aclose()
+
+    def _acknowledge_later(self) -> None:
+        """Let the kernel acknowledge audio as it comes, not each time that it is read.
+
+        On a socket that only reads, every ``recv`` sends an acknowledgement of its own: 3 of
+        its 4.5 us on loopback, where a proxy in front also is. The kernel goes back to that by
+        itself when a sender turns out to wait for one (measured: one stall of 20 ms, once).
+        """
+        with contextlib.suppress(OSError, AttributeError):  # not TCP, gone, or not Linux
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
 
     def _finish(self, result: outcome.Outcome[bool]) -> None:
         task = self._task
@@ -119,20 +134,28 @@ class Hub:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                quiet = 0
-                while self._tick_s and quiet < QUIET_TICKS:
-                    # As long as audio flows, the clock wakes us: a re-armed descriptor and a
-                    # wake-up of its own for each frame are what a tick is to save.
-                    await trio.sleep(self._tick_s)
-                    read = self._serve()
-                    quiet = 0 if read else quiet + 1
-                    while read == BATCH:
-                        await trio.lowlevel.checkpoint()
-                        read = self._serve()
-                if not self._tick_s:
-                    self._serve()
+                read = self._serve()
+                if self._tick_s:
+                    await self._read_by_the_clock(read)
         finally:
             self._epoll.close()
+
+    async def _read_by_the_clock(self, read: int) -> None:
+        """Read every tick until there is nothing for a while.
+
+        A re-armed descriptor and a wake-up of its own for each frame are what a tick saves.
+        """
+        quiet = 0
+        next_s = trio.current_time()
+        while quiet < QUIET_TICKS:
+            while read == BATCH:
+                await trio.lowlevel.checkpoint()
+                read = self._serve()
+            now_s = trio.current_time()
+            next_s = max(next_s + self._tick_s, now_s)
+            await trio.sleep_until(next_s)
+            read = self._serve()
+            quiet = 0 if read else quiet + 1
 
     def _serve(self) -> int:
         """Read every socket that has bytes, `BATCH` at most; how many there were."""

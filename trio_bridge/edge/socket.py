@@ -8,6 +8,7 @@ from collections.abc import Callable
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
+from trio_bridge.edge.frames import OnAudio, OnText
 from trio_bridge.edge.gate import Gate
 from trio_bridge.edge.head import Request
 from trio_bridge.edge.limits import EdgeLimits
@@ -48,7 +49,7 @@ class Socket:
         return self._gate.armed
 
     async def receive(self) -> str | bytes:
-        """Return the next message that did not go to ``on_audio``.
+        """Return the next message that went to no callback.
 
         Before `arm` it is the only one, at most ``hello_bytes`` long. On `Cancelled` no message
         is lost.
@@ -63,15 +64,19 @@ class Socket:
             raise self._ended() from exc
 
     def arm(
-        self, *, max_message_bytes: int, on_audio: Callable[[bytes], None] | None = None
+        self,
+        *,
+        max_message_bytes: int,
+        on_audio: OnAudio | None = None,
+        on_text: OnText | None = None,
     ) -> None:
         """The peer has said who it is: read on, with messages of ``max_message_bytes``.
 
-        With ``on_audio``, each binary message that came in one frame is given to it at once, in
-        the reader's task: it must not block, and what it raises ends the socket with 1011.
-        Fragmented binary messages come from `receive`.
+        A message that came in one frame is given to ``on_audio`` (binary) or ``on_text``, where
+        there is one, at once and by whoever reads: it must not block, and what it raises ends
+        the socket with 1011. All others come from `receive`.
         """
-        self._gate.arm(max_message_bytes, on_audio)
+        self._gate.arm(max_message_bytes, on_audio, on_text)
         self._on_armed()
 
     async def send(self, text: str) -> None:

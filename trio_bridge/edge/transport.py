@@ -24,6 +24,8 @@ class RawStream(trio.abc.HalfCloseableStream):
     nearly always fails, and costs a system call each time.
     """
 
+    __slots__ = ("_sends", "socket")
+
     def __init__(self, stream: trio.SocketStream) -> None:
         """Take the socket over; ``stream`` must not be used any more."""
         self.socket = socket.socket(fileno=stream.socket.detach())

@@ -1,0 +1,172 @@
+"""The short way of a frame hears and books what the general way does, to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+
+import attrs
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from trio_bridge.audio.hearing import AudioChunk, HeardEvent, Hearing, Utterance, View
+from trio_bridge.audio.speakers import OwnVoice
+from trio_bridge.audio.timeline import Timeline
+from trio_bridge.audio.vad import VadSettings
+from trio_bridge.bargein import BargeIn
+from trio_bridge.ears import Audience, Ear
+from trio_bridge.inflow import Inflow
+from trio_bridge.intake import Intake
+from trio_bridge.pacing import Playout
+from trio_bridge.wire.frames import AudioFrame, FrameError, encode_frame, encode_legacy_frame
+
+CHANNEL, OLDER_CHANNEL = object(), object()
+KINDS = ("ann", "bob", "own", "short", "odd", "junk", "text", "stale", "gap", "say", "busy")
+Step = tuple[str, int]
+
+scripts = st.lists(
+    st.tuples(st.sampled_from(["ann"] * 12 + list(KINDS)), st.integers(0, 3)), max_size=60
+)
+
+
+def message(kind: str, n: int) -> bytes | str:
+    """The ``n``-th frame of a noisy stream."""
+    if kind == "junk":
+        return b"\x01\xff\xff"
+    name = {"bob": "Bob", "own": "Helper"}.get(kind, "Ann")
+    noise = np.random.default_rng(n).integers(-9_000, 9_000, 480 if kind == "short" else 960)
+    frame = AudioFrame(name.lower(), name, noise.astype("<i2").tobytes())
+    if kind == "text":
+        return encode_legacy_frame(frame)
+    return encode_frame(frame) + (b"\x01" if kind == "odd" else b"")
+
+
+def described(event: object) -> object:
+    if isinstance(event, AudioChunk | Utterance):
+        return type(event), event.speaker, event.start_s, event.samples.tobytes()
+    return event
+
+
+@attrs.define(eq=False)
+class Room:
+    """A meeting's way in and one listener who takes at once what there is."""
+
+    by: View
+    told: bool
+    short: bool
+    """May take the short way."""
+    now_s: float = 100.0
+    events: list[object] = attrs.field(factory=list)
+    barged_in_s: list[float] = attrs.field(factory=list)
+    shortened: int = 0
+    playout: Playout = attrs.field(factory=lambda: Playout(0.1, 0.3))
+    audience: Audience = attrs.field(factory=lambda: Audience(1_000_000))
+    inflow: Inflow = attrs.field(init=False)
+    ear: Ear[HeardEvent] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        vad = VadSettings()
+        intake = Intake(Timeline("auto"), OwnVoice(("Helper",)))
+        self.inflow = Inflow(
+            intake,
+            self.audience,
+            self.playout,
+            BargeIn(0.1, vad),
+            lambda: self.barged_in_s.append(self.now_s),
+        )
+        hearing = Hearing(
+            16_000, 20, self.by, vad=vad if self.told else None, changes=self.told
+        )
+        self.ear = self.audience.open(hearing, told=self.told)
+        self.inflow.listen_to(CHANNEL)
+        self.take_all()
+
+    def live(self, script: list[Step]) -> None:
+        for n, (kind, beat) in enumerate(script):
+            self.now_s += 0.9 if kind == "gap" else 0.015 + 0.005 * beat
+            if kind != "busy":
+                self.take_all()
+            if not self.short:
+                self.inflow._end_stretch()
+            if kind == "gap":
+                self.inflow.tick(self.now_s)
+            elif kind == "say":
+                self.playout.push(np.zeros(4_800, np.float32))
+                self.playout.complete()
+                self.playout.take(self.now_s)
+            else:
+                self.hear(kind, n)
+            assert not self.inflow.ledger.faults
+        self.take_all()
+        self.inflow.finish(self.now_s)
+        self.take_all()
+        self.events += map(described, self.ear._inner.hearing.finish())
+
+    def hear(self, kind: str, n: int) -> None:
+        before = self.inflow._stretch
+        if kind == "busy":
+            self.ear._inner.idle = False
+        with contextlib.suppress(FrameError):
+            channel = OLDER_CHANNEL if kind == "stale" else CHANNEL
+            self.inflow.hear(channel, message(kind, n), self.now_s)
+        self.shortened += before is not None and self.inflow._stretch is before
+
+    def take_all(self) -> None:
+        """What `Ear` does between two waits."""
+        inner = self.ear._inner
+        while inner.ready or inner.audio.queued:
+            if inner.ready:
+                self.events.append(described(inner.ready.popleft()))
+            elif (piece := inner.audio.take_nowait()) is not None:
+                inner.ready.extend(inner.hearing.feed(piece))
+        inner.idle = not inner.audio.closed
+
+    def books(self) -> dict[str, object]:
+        intake, timeline = self.inflow.intake, self.inflow.intake.timeline
+        return {
+            "ledger": self.inflow.ledger,
+            "frames": intake.frames,
+            "bad in a row": intake.rejected_in_a_row,
+            "rejected": intake.rejected,
+            "origin": timeline.origin_s,
+            "due": timeline.tick_due_s(self.now_s),
+            "heard": self.audience.heard,
+            "stale": self.inflow.stale,
+            "barged in": self.barged_in_s,
+        }
+
+
+@settings(max_examples=60, deadline=None)
+@given(scripts, st.sampled_from(["mix", "speaker"]), st.booleans())
+@example([("ann", 1)] * 30 + [("gap", 0)] + [("ann", 0)] * 9, "mix", True)
+@example([("ann", 1)] * 9 + [("say", 1)] + [("ann", 1)] * 20, "mix", False)
+@example([("ann", 1), ("ann", 1), ("stale", 1), ("ann", 1)], "mix", False)
+def test_the_short_way_hears_and_books_what_the_general_way_does(
+    script: list[Step], by: View, told: bool
+) -> None:
+    short, general = Room(by, told, short=True), Room(by, told, short=False)
+    short.live(script)
+    general.live(script)
+    assert short.events == general.events
+    assert short.books() == general.books()
+    assert not general.shortened
+
+
+def test_frames_that_are_alike_do_take_the_short_way() -> None:
+    room = Room("mix", told=False, short=True)
+    room.live([("ann", 1)] * 50)
+    assert room.shortened == 49
+    assert room.inflow.intake.frames == 50
+
+
+def test_speech_of_ours_ends_the_short_way_so_that_a_barge_in_is_noticed() -> None:
+    room = Room("mix", told=False, short=True)
+    room.live([("ann", 1)] * 10 + [("say", 1)] + [("ann", 1)] * 10)
+    assert room.barged_in_s
+
+
+def test_a_channel_that_was_replaced_is_not_heard() -> None:
+    room = Room("mix", told=False, short=True)
+    room.live([("ann", 1)] * 5 + [("stale", 1)] * 3)
+    assert room.inflow.stale == 3
+    assert room.inflow.intake.frames == 5

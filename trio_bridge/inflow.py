@@ -1,0 +1,95 @@
+"""One meeting's audio from the socket to the agent's ears: the steps of a frame, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from trio_bridge.audio.timeline import Heard
+from trio_bridge.bargein import BargeIn
+from trio_bridge.ears import Audience
+from trio_bridge.intake import Intake
+from trio_bridge.ledger import Ledger, read_ledger
+from trio_bridge.pacing import Playout
+from trio_bridge.stretch import Stretch
+
+
+@attrs.define(eq=False)
+class Inflow:
+    """Decoded, placed on the timeline, looked at for a barge-in, given to every ear.
+
+    A frame like the one before it takes the short way of `Stretch`.
+    """
+
+    intake: Intake
+    audience: Audience
+    playout: Playout
+    barge_in: BargeIn
+    on_barge_in: Callable[[], object]
+    stale: int = attrs.field(default=0, init=False)
+    """Messages of a channel that had been replaced."""
+    _source: object | None = attrs.field(default=None, init=False)
+    _stretch: Stretch | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.audience.settle = self._settle
+
+    def listen_to(self, source: object | None) -> None:
+        """From now on ``source`` is heard, and nobody else."""
+        self._end_stretch()
+        self._source = source
+
+    def hear(self, source: object, message: bytes | str, now_s: float) -> None:
+        """One message of an audio channel, which came at ``now_s``. Never waits.
+
+        Raises:
+            FrameError: it was no frame; it is counted, and the next good one is heard.
+        """
+        stretch = self._stretch
+        if source is not self._source:
+            self.stale += 1
+            return
+        if stretch is not None:
+            if stretch.take(message, now_s):
+                return
+            self._end_stretch()
+        self._give(self.intake.take(message, now_s), now_s)
+        self._stretch = Stretch.after(message, self.intake, self.audience, self.playout, now_s)
+
+    def tick(self, now_s: float) -> float:
+        """Time has passed: gaps become silence. Returns when to come again."""
+        self._settle()
+        timeline = self.intake.timeline
+        heard = timeline.tick(now_s)
+        if heard.mix or heard.voices:
+            self._end_stretch()
+            self._give(heard, now_s)
+        return timeline.tick_due_s(now_s)
+
+    def finish(self, now_s: float) -> None:
+        """The meeting is over: what is still on its way arrives, and every ear ends."""
+        self.listen_to(None)
+        self._give(self.intake.timeline.finish(now_s), now_s)
+        self.audience.close()
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where every sample went, as of now."""
+        self._settle()
+        return read_ledger(self.intake, self.audience, self.playout)
+
+    def _give(self, heard: Heard, now_s: float) -> None:
+        if not heard.mix and not heard.voices:
+            return
+        if self.barge_in.hears(heard.mix, self.playout.audible(now_s)):
+            self.on_barge_in()
+        self.audience.hear(heard)
+
+    def _settle(self) -> None:
+        if self._stretch is not None:
+            self._stretch.settle()
+
+    def _end_stretch(self) -> None:
+        self._settle()
+        self._stretch = None

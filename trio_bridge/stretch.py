@@ -1,0 +1,123 @@
+"""The hot path: a frame that is like the one before it.
+
+Nearly every frame is: the same speaker, the same length, one mixed stream, nobody being spoken
+to, and an agent that waits for it. With hundreds of meetings such a frame costs what it has to
+fetch from memory rather than what it computes: by the time a meeting's next frame comes, every
+object on its way has left the processor's caches (the same Python took 6 us over one meeting
+and 25 us over two hundred). So what such a frame needs is gathered in one object, and what it
+would have booked on the general way is booked by `settle`, for many frames at once. The result
+is the same to the bit; tests compare the two ways.
+"""
+
+from __future__ import annotations
+
+from trio_bridge.audio.hearing import Strand
+from trio_bridge.audio.pcm import from_pcm16
+from trio_bridge.audio.timeline import RATE_HZ, origin_after
+from trio_bridge.ears import Audience, InnerEar
+from trio_bridge.intake import Intake
+from trio_bridge.pacing import Playout
+
+
+class Stretch:
+    """Frames that follow each other, heard by one idle ear, until one is different.
+
+    Whoever changes what its frames rely on ends it, after `settle`: the session does when a
+    channel comes or goes, when the clock fills a gap, and when a frame goes the general way.
+    That the agent is busy, listens twice or speaks it sees for itself.
+    """
+
+    __slots__ = (
+        "_audience",
+        "_channels",
+        "_ear",
+        "_frames",
+        "_head",
+        "_header",
+        "_intake",
+        "_length",
+        "_now_s",
+        "_origin_s",
+        "_playout",
+        "_said",
+        "_size",
+        "_start",
+        "_strand",
+    )
+
+    def __init__(
+        self,
+        intake: Intake,
+        audience: Audience,
+        playout: Playout,
+        ear: InnerEar,
+        strand: Strand,
+        header: bytes,
+        length: int,
+    ) -> None:
+        self._intake, self._audience, self._playout = intake, audience, playout
+        self._ear, self._strand = ear, strand
+        self._channels = intake.channels
+        self._header, self._start = header, len(header)
+        self._length = length
+        self._size = len(header) + 2 * length * intake.channels
+        self._said = playout.said
+        timeline = intake.timeline
+        self._origin_s, self._head = timeline.origin_s, timeline.head
+        self._frames, self._now_s = 0, 0.0
+
+    @classmethod
+    def after(
+        cls,
+        message: bytes | str,
+        intake: Intake,
+        audience: Audience,
+        playout: Playout,
+        now_s: float,
+    ) -> Stretch | None:
+        """A stretch that goes on behind ``message``, just heard; None if the next frame could
+        not be heard this way."""
+        known, timeline, ear = intake.known, intake.timeline, audience.only_ear
+        if known is None or known.own or ear is None or playout.audible(now_s):
+            return None
+        if not isinstance(message, bytes) or not message.startswith(known.header):
+            return None
+        length, rest = divmod(len(message) - len(known.header), 2 * intake.channels)
+        if rest or not length or not timeline.follows(known.speaker):
+            return None
+        strand = ear.hearing.strand_at(timeline.head, known.speaker)
+        if strand is None:
+            return None
+        return cls(intake, audience, playout, ear, strand, known.header, length)
+
+    def take(self, message: bytes | str, now_s: float) -> bool:
+        """Hear ``message``; False: it is no frame of this stretch, and nothing was done."""
+        ear = self._ear
+        if (
+            len(message) != self._size
+            or not ear.idle
+            or self._playout.said != self._said
+            or not isinstance(message, bytes)
+            or not message.startswith(self._header)
+        ):
+            return False
+        length, head = self._length, self._head
+        self._origin_s = origin_after(self._origin_s, now_s, head, length / RATE_HZ)
+        self._head = head + length
+        self._frames += 1
+        self._now_s = now_s
+        events = self._strand.go_on(from_pcm16(message, self._channels, start=self._start))
+        if events:
+            ear.wake_with(events)
+        return True
+
+    def settle(self) -> None:
+        """Book what was heard since the last time, as the general way would have."""
+        frames = self._frames
+        if not frames:
+            return
+        self._frames = 0
+        samples = frames * self._length
+        self._intake.book(frames, samples)
+        self._intake.timeline.book(samples, self._length, self._now_s, self._origin_s)
+        self._audience.book(self._ear, samples)
