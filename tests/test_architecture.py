@@ -13,7 +13,7 @@ LAYERS = (
     {"errors", "log"},
     {"wire", "audio", "config", "edge", "routes", "tls"},
     {"lanes", "turns", "pacing", "bargein", "intake", "attendance"},
-    {"pump", "ears", "ledger"},
+    {"pump", "ears", "ledger", "clock"},
     {"meeting", "stretch"},
     {"inbox", "inflow"},
     {"agents", "session"},

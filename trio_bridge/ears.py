@@ -69,7 +69,7 @@ class InnerEar:
     ready: deque[object] = attrs.field(factory=deque, init=False)
     """Events made and not given yet: those of one piece at most."""
     idle: bool = attrs.field(default=False, init=False)
-    """The agent waits, and has taken everything."""
+    """The agent has taken everything and waits, or has been woken and did not run yet."""
 
     def hear(self, piece: Piece) -> None:
         """Take one piece; never waits.
@@ -86,9 +86,11 @@ class InnerEar:
             self.wake_with(events)
 
     def wake_with(self, events: Iterable[object]) -> None:
-        """Something came of what was heard while the agent was idle."""
+        """Something came of what was heard while the agent was idle.
+
+        It stays idle until it runs, so that all that one read brings is heard in one step.
+        """
         self.ready.extend(events)
-        self.idle = False
         self.audio.bell.ring()
 
 

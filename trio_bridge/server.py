@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from trio_bridge.channel import serve_channel
+from trio_bridge.clock import Clock
 from trio_bridge.config import Settings
 from trio_bridge.edge.head import Refused, Request
 from trio_bridge.edge.http import Response
@@ -83,6 +84,7 @@ class Server:
     """Meetings begun so far."""
     stopped: trio.Event = attrs.field(factory=trio.Event, init=False)
     """`run` is over."""
+    _clock: Clock = attrs.field(factory=Clock, init=False)
     _refusals: Throttle = attrs.field(factory=Throttle, init=False)
     _stop: trio.Event = attrs.field(factory=trio.Event, init=False)
     _draining_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
@@ -128,6 +130,7 @@ class Server:
             listeners = await open_listeners(self.settings)
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._clock.run)
                 self.registry = Registry(nursery, self._make_session)
                 await nursery.start(self.edge.serve, listeners)
                 address = address_of(listeners[0], self.settings)
@@ -180,7 +183,7 @@ class Server:
         if self.draining:  # it connected before, and introduces itself only now
             raise HandshakeError("going away", GOING_AWAY)
         self.served += 1
-        return Session(bot_id, self.agent, self.settings)
+        return Session(bot_id, self.agent, self.settings, self._clock)
 
     def _admit(self, request: Request) -> None:
         route = read_route(request.path)

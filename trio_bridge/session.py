@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -15,13 +14,13 @@ from trio_bridge.audio.speakers import OwnVoice
 from trio_bridge.audio.timeline import Timeline
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.bargein import BargeIn
+from trio_bridge.clock import Clock
 from trio_bridge.config import Settings
 from trio_bridge.ears import Audience
 from trio_bridge.errors import SessionEndedError, SocketClosedError, WireError
 from trio_bridge.inbox import Inbox
 from trio_bridge.inflow import Inflow
 from trio_bridge.intake import Intake
-from trio_bridge.lanes import Bell
 from trio_bridge.ledger import Ledger
 from trio_bridge.log import BoundLog, Throttle, excerpt
 from trio_bridge.meeting import Agent, Meeting, UnknownMessage
@@ -42,7 +41,6 @@ GOING_AWAY, UNSUPPORTED, VANISHED, FAILED = 1001, 1003, 1006, 1011
 AUDIO_MESSAGE_BYTES = 256 << 10
 """A channel's share of an audio message: 2 s of PCM even in base64, the longest frame taken."""
 CONTROL_MESSAGE_BYTES = 1 << 20
-STRIKE_S = 0.1
 IDLE_TICK_S = 1.0
 """How often a meeting looks after its time while no audio channel is there."""
 
@@ -54,6 +52,7 @@ class Session:
     bot_id: str
     agent: Agent
     settings: Settings
+    _clock: Clock
     log: BoundLog = attrs.field(init=False)
     inflow: Inflow = attrs.field(init=False)
     pump: Pump = attrs.field(init=False)
@@ -68,7 +67,8 @@ class Session:
     _over: trio.Event = attrs.field(factory=trio.Event, init=False)
     _agent_done: trio.Event = attrs.field(factory=trio.Event, init=False)
     _verdict: tuple[int, str] = attrs.field(default=(NORMAL, ""), init=False)
-    _bell: Bell = attrs.field(factory=Bell, init=False)
+    _due_s: float = attrs.field(default=0.0, init=False)
+    """When `_keep_time` is to be called next."""
 
     def __attrs_post_init__(self) -> None:
         settings = self.settings
@@ -162,8 +162,8 @@ class Session:
         async with trio.open_nursery() as self._nursery:
             try:
                 self._nursery.start_soon(self._work, self.pump.run)
-                self._nursery.start_soon(self._work, self._keep_time)
                 self._nursery.start_soon(self._run_agent)
+                self._keep_time(trio.current_time())
                 self._ready.set()
                 await self._over.wait()
                 self.inflow.finish(trio.current_time())
@@ -221,22 +221,32 @@ class Session:
             extra={"after_s": self.settings.teardown_s, "tasks": names},
         )
 
-    async def _keep_time(self) -> None:
-        """The meeting's only clock: gaps become silence, and grace runs out."""
-        while not self.over:
-            now_s = trio.current_time()
-            grace_ends_s = self._attendance.grace_ends_s
-            if grace_ends_s is not None and now_s >= grace_ends_s:
-                self.end(NORMAL, "nobody came back")
-            until_s = self.inflow.tick(now_s)
-            if "audio" not in self._attendance:
-                until_s = now_s + IDLE_TICK_S
-            if grace_ends_s is not None and grace_ends_s > now_s:
-                until_s = min(until_s, grace_ends_s)
-            # All meetings' clocks strike together: a wake-up of the process costs more than
-            # what it is for.
-            with trio.move_on_at(math.ceil(until_s / STRIKE_S) * STRIKE_S):
-                await self._bell.wait()
+    def _keep_time(self, now_s: float) -> None:
+        """Gaps become silence, and grace runs out; then ask the clock for the next time."""
+        if self.over:
+            return
+        try:
+            self._due_s = self._time_has_passed(now_s)
+        except Exception:  # ours: it must reach no other meeting
+            self.log.exception("meeting failed")
+            self.end(FAILED, "internal error")
+        else:
+            self._clock.at(self._due_s, self._strike)
+
+    def _strike(self, now_s: float) -> None:
+        if now_s >= self._due_s:  # else the clock has been asked anew since
+            self._keep_time(now_s)
+
+    def _time_has_passed(self, now_s: float) -> float:
+        grace_ends_s = self._attendance.grace_ends_s
+        if grace_ends_s is not None and now_s >= grace_ends_s:
+            self.end(NORMAL, "nobody came back")
+        due_s = self.inflow.tick(now_s)
+        if "audio" not in self._attendance:
+            due_s = now_s + IDLE_TICK_S
+        if grace_ends_s is not None and grace_ends_s > now_s:
+            due_s = min(due_s, grace_ends_s)
+        return due_s
 
     def _summary(self) -> dict[str, object]:
         intake = self.inflow.intake
@@ -330,9 +340,10 @@ class Session:
         self.log.info("channel left", extra={"channel": link.kind, "code": code})
         if link.kind == "audio":
             self.inflow.listen_to(None)
-        if self._attendance.leave(link, code, trio.current_time()):
+        now_s = trio.current_time()
+        if self._attendance.leave(link, code, now_s):
             self.end(NORMAL, "the bot left")
-        self._bell.ring()
+        self._keep_time(now_s)
 
     # -- what comes in ---------------------------------------------------------------------
 

@@ -184,16 +184,16 @@ class Gate(trio.abc.Stream):
     def _push(self, data: bytes) -> bool:
         """Take ``data`` in, outside any task of this connection; True: it was all audio."""
         try:
-            usual = self._cutter.hear_usual(data)
+            heard_bytes = self._cutter.hear_usual(data, self._limits.fast_turn)
         except Exception as exc:  # the audio callback's; it must not look like the peer's doing
             self._stash = self._fail(exc)
             return False
         self._uncharged_bytes += len(data)
-        if usual and self._uncharged_bytes < self._lump_bytes:
+        if heard_bytes == len(data) and self._uncharged_bytes < self._lump_bytes:
             return True
         now_s = trio.current_time()
-        if not usual:
-            self._cutter.feed(data)
+        if heard_bytes < len(data):
+            self._cutter.feed(data[heard_bytes:])
             self._stash = self._cut(now_s)
         self._charge(now_s)
         done = self._stash is None and not self._cutter.pending

@@ -1,0 +1,56 @@
+"""One task keeps the time of all meetings."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trio_bridge.clock import GRID_S, Clock
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+async def test_what_falls_due_together_is_struck_together_and_in_order() -> None:
+    clock, struck = Clock(), list[tuple[str, float]]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(clock.run)
+        start_s = trio.current_time()
+        for name, after_s in (("c", 1.019), ("b", 1.011), ("a", 1.01), ("later", 1.5)):
+            clock.at(start_s + after_s, lambda now_s, name=name: struck.append((name, now_s)))  # type: ignore[misc]
+        await trio.sleep(2)
+        nursery.cancel_scope.cancel()
+    assert [name for name, _ in struck] == ["a", "b", "c", "later"]
+    assert len({now_s for _, now_s in struck[:3]}) == 1
+    for (_, now_s), after_s in zip(struck, (1.01, 1.011, 1.019, 1.5), strict=True):
+        assert 0 <= now_s - start_s - after_s <= GRID_S + 1e-9
+
+
+async def test_an_earlier_time_wakes_a_clock_that_waits_for_a_later_one() -> None:
+    clock, struck = Clock(), list[float]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(clock.run)
+        await trio.sleep(0.5)
+        clock.at(trio.current_time() + 100, struck.append)
+        await trio.sleep(0.5)
+        asked_s = trio.current_time() + 0.1
+        clock.at(asked_s, struck.append)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert len(struck) == 1
+    assert asked_s <= struck[0] <= asked_s + GRID_S + 1e-9
+
+
+async def test_who_asks_again_while_struck_is_struck_again(autojump_clock: MockClock) -> None:
+    clock, struck = Clock(), list[float]()
+
+    def strike(now_s: float) -> None:
+        struck.append(now_s)
+        clock.at(now_s + 0.1, strike)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(clock.run)
+        clock.at(trio.current_time(), strike)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert 80 <= len(struck) <= 101

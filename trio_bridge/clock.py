@@ -1,0 +1,54 @@
+"""One task that keeps the time of all meetings.
+
+A timer of its own wakes the process for each meeting several times a second, which costs more
+than what it is for: at 200 meetings 2 us of every frame. Here the times that fall together are
+struck together, each in a few microseconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+
+import trio
+
+from trio_bridge.lanes import Bell
+
+GRID_S = 0.02
+"""What falls due within one grid step is struck at its end."""
+
+Strike = Callable[[float], None]
+"""Is told the time; must not wait, and what it raises ends the clock."""
+
+
+class Clock:
+    """Calls back at times asked for, to the next `GRID_S`."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, Strike]] = []
+        self._number = itertools.count()  # among equals the first comes first
+        self._bell = Bell()
+
+    def at(self, due_s: float, strike: Strike) -> None:
+        """Call ``strike`` once at ``due_s`` on Trio's clock, or up to `GRID_S` later."""
+        first = not self._due or due_s < self._due[0][0]
+        heapq.heappush(self._due, (due_s, next(self._number), strike))
+        if first:
+            self._bell.ring()
+
+    async def run(self) -> None:
+        """Strike until cancelled."""
+        while True:
+            with trio.move_on_at(self._next_s()):
+                await self._bell.wait()
+            now_s = trio.current_time()
+            while self._due and self._due[0][0] <= now_s:
+                heapq.heappop(self._due)[2](now_s)
+
+    def _next_s(self) -> float:
+        if not self._due:
+            return math.inf
+        due_s = self._due[0][0]
+        return max(due_s, math.ceil(due_s / GRID_S) * GRID_S)  # rounding must not make it early
