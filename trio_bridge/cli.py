@@ -31,7 +31,7 @@ USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
 """Ctrl-C before there was anything to end: the shell's number for it."""
 
-COLLECT_AFTER = 20_000
+COLLECT_AFTER = 10_000
 """Objects made and not freed yet that start the cycle collector."""
 
 COMMANDS = """commands:
@@ -159,7 +159,7 @@ def _collect_rarely() -> None:
     default threshold of 700, and each collection walks through what every meeting holds.
     """
     gc.freeze()  # what was imported lives as long as the process
-    gc.set_threshold(COLLECT_AFTER, 50, 100)
+    gc.set_threshold(COLLECT_AFTER)
 
 
 def _named(agent: Agent | None, settings: Settings) -> tuple[Agent, str]:

@@ -74,6 +74,12 @@ class Inflow:
         self.audience.close()
 
     @property
+    def frames(self) -> int:
+        """Good frames so far."""
+        self._settle()
+        return self.intake.frames
+
+    @property
     def ledger(self) -> Ledger:
         """Where every sample went, as of now."""
         self._settle()

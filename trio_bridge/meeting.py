@@ -18,7 +18,7 @@ import trio
 
 from trio_bridge.audio.hearing import AudioChunk, Hearing, SpeakerChange, Utterance, View
 from trio_bridge.audio.pcm import Samples, as_samples
-from trio_bridge.audio.resample import Quality, Resampler
+from trio_bridge.audio.resample import Quality, Resampler, check_rate
 from trio_bridge.audio.speakers import Speaker
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.ears import Audience, Ear
@@ -339,7 +339,7 @@ class Meeting:
         self._log.info(event, extra={f"agent_{k}": v for k, v in fields.items()})
 
     def _open(self, hearing: Hearing, backlog_ms: int | None, *, told: bool) -> Ear[Event]:
-        Resampler(RATE_HZ, hearing.rate_hz)  # a bad rate is said here, not in the first chunk
+        check_rate(hearing.rate_hz)  # a bad rate is said here, not in the first chunk
         backlog = None if backlog_ms is None else max(1, samples_of_ms(backlog_ms))
         return self._audience.open(hearing, backlog, told=told)
 

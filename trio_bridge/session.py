@@ -142,11 +142,9 @@ class Session:
         self.log.info("meeting began")
         try:
             async with trio.open_nursery() as watch:
-                cancelled = trio.Event()
                 reporting = trio.CancelScope(shield=True)  # also while the server is cancelled
-                watch.start_soon(self._report_what_would_not_stop, cancelled, reporting)
                 try:
-                    await self._live(cancelled)
+                    await self._live(watch, reporting)
                 finally:
                     reporting.cancel()
         except* Exception as failures:
@@ -158,7 +156,7 @@ class Session:
             self._attendance.dismiss(*self._verdict)
             self.log.info("meeting ended", extra=self._summary())
 
-    async def _live(self, cancelled: trio.Event) -> None:
+    async def _live(self, watch: trio.Nursery, reporting: trio.CancelScope) -> None:
         async with trio.open_nursery() as self._nursery:
             try:
                 self._nursery.start_soon(self._work, self.pump.run)
@@ -174,7 +172,7 @@ class Session:
             finally:
                 self.inflow.listen_to(None)
                 self._over.set()
-                cancelled.set()
+                watch.start_soon(self._report_what_would_not_stop, reporting)
                 self._nursery.cancel_scope.cancel()
 
     async def _work(self, task: Callable[[], Awaitable[None]]) -> None:
@@ -205,11 +203,8 @@ class Session:
         finally:
             self._agent_done.set()
 
-    async def _report_what_would_not_stop(
-        self, cancelled: trio.Event, reporting: trio.CancelScope
-    ) -> None:
+    async def _report_what_would_not_stop(self, reporting: trio.CancelScope) -> None:
         with reporting:
-            await cancelled.wait()
             await trio.sleep(self.settings.teardown_s)
             self._report_stuck()
             await trio.sleep_forever()

@@ -619,7 +619,7 @@ async def test_empty_frames_take_no_room_while_nobody_listens_and_flip_no_layout
         await audio.hear("alice", tone(0.1))
         await wait_all_tasks_blocked()
         session = room.session
-        assert session.inflow.intake.frames == 2_005
+        assert session.inflow.frames == 2_005
         assert not session.inflow.intake.timeline.separate
         assert {view: len(lane) for view, lane in session.inflow.audience._early.items()} == {
             "mix": 5, "speaker": 5,
@@ -752,7 +752,7 @@ async def test_stereo_frames_of_two_seconds_are_heard_in_either_form() -> None:
         await audio.send(encode_frame(frame))
         await audio.send(encode_legacy_frame(frame))
         await trio.sleep(5)
-        assert room.session.inflow.intake.frames == 2
+        assert room.session.inflow.frames == 2
         assert room.session.inflow.intake.rejected == {}
         assert room.session.ledger.received == 2 * 2 * 48_000
 

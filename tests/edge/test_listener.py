@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import socket as stdlib_socket
 import ssl
 import struct
+import weakref
 from pathlib import Path
 
 import pytest
@@ -438,3 +440,23 @@ async def test_a_tls_handshake_is_under_the_deadline_of_the_head(
     async with in_memory(edge) as peer:
         assert await peer.at_end()
         assert trio.current_time() == 10
+
+
+async def test_a_connection_that_ended_leaves_nothing_for_the_cycle_collector() -> None:
+    app = App()
+    edge = app.edge()
+    gc.disable()
+    try:
+        async with on_loopback(edge) as net:
+            peer = await net.dial()
+            await peer.upgrade()
+            await peer.send(HELLO, frame(BINARY, b"a"))
+            while not app.audio:
+                await trio.lowlevel.checkpoint()
+            ended = weakref.ref(app.sockets.pop()._gate)
+            await peer.send(frame(CLOSE, close_payload(1000)))
+            await until_gone(edge)
+            while ended() is not None:
+                await trio.lowlevel.checkpoint()
+    finally:
+        gc.enable()

@@ -126,10 +126,10 @@ async def receive_passage(visit: trio.SocketStream) -> None:
 async def heard(server: Server, frames: int) -> None:
     """Wait until the only meeting of ``server`` has heard so many frames, and check it."""
     (session,) = server.registry
-    while session.inflow.intake.frames < frames:
+    while session.inflow.frames < frames:
         await trio.lowlevel.checkpoint()
     await trio.testing.wait_all_tasks_blocked()
-    assert session.inflow.intake.frames == frames
+    assert session.inflow.frames == frames
     assert not session.ledger.faults
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trio_bridge.edge.frames import TEXT, Cutter, unmask
@@ -114,6 +114,7 @@ def test_the_largest_head_that_the_edge_takes_can_be_handed_over() -> None:
     assert decode_passage(prefix, body) == passage
 
 
+@settings(deadline=None)
 @given(st.text(max_size=400) | st.sampled_from(["x" * 126, "\u00e9" * 32_767, "y" * 70_000]))
 def test_a_first_message_is_read_again_as_it_was(text: str) -> None:
     cutter = Cutter(EdgeLimits(hello_bytes=1 << 20))

@@ -35,6 +35,14 @@ AGENT_RATES_HZ = (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4_000, 192_000
 
 
+def check_rate(rate_hz: int) -> None:
+    """Raise `ValueError` for a sample rate that no `Resampler` takes."""
+    if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
+        raise ValueError(
+            f"sample rate {rate_hz} Hz is not in {LOWEST_RATE_HZ}..{HIGHEST_RATE_HZ} Hz"
+        )
+
+
 class Resampler:
     """One direction of one stream. Not for two threads at once: soxr crashes.
 
@@ -46,11 +54,8 @@ class Resampler:
     __slots__ = ("_quality", "_stream", "from_hz", "to_hz")
 
     def __init__(self, from_hz: int, to_hz: int, quality: Quality = "HQ") -> None:
-        for rate_hz in (from_hz, to_hz):
-            if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
-                raise ValueError(
-                    f"sample rate {rate_hz} Hz is not in {LOWEST_RATE_HZ}..{HIGHEST_RATE_HZ} Hz"
-                )
+        check_rate(from_hz)
+        check_rate(to_hz)
         self.from_hz, self.to_hz = from_hz, to_hz
         self._quality = quality
         self._stream = self._open()

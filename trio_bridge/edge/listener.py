@@ -208,32 +208,37 @@ class Edge:
                     connections.start_soon(self.connection, stream)
 
     async def _converse(self, stream: trio.abc.Stream, peer: str, leave: Leave) -> None:
-        """Answer plain requests until one is an upgrade; then it is a WebSocket to its end."""
+        greeted = await self._greet(stream, peer)
+        if greeted is not None:
+            await self._websocket(*greeted, leave)
+
+    async def _greet(self, stream: trio.abc.Stream, peer: str) -> tuple[Gate, Request] | None:
+        """Answer plain requests until one is an upgrade; None: there was none for us.
+
+        Apart from what comes after, so that nothing of HTTP is kept as long as a meeting.
+        """
         conn = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.head_bytes)
         try:
             while True:
                 request = await self._next_request(stream, conn, peer)
                 if request is None:
-                    return
+                    return None
                 if request.wants_websocket:
                     head = judge_upgrade(request, self.limits.allowed_origins)
                     self._let_in(request)
+                    early = conn.trailing_data[0]
                     if (carrier := self._elsewhere(request)) is not None:
-                        passage = Passage(request, False, conn.trailing_data[0])
-                        await self._send_away(stream, carrier, passage)
-                        return
-                    break
+                        await self._send_away(stream, carrier, Passage(request, False, early))
+                        return None
+                    return Gate(stream, head, early, self.limits), request
                 self.counts["requests"] += 1
                 if not await serve_request(
                     stream, conn, request, self._on_http, self.limits, self.counts
                 ):
-                    return
+                    return None
         except Refused as refusal:
             await self._refuse(stream, conn, refusal, peer)
-            return
-        await self._websocket(
-            Gate(stream, head, conn.trailing_data[0], self.limits), request, leave
-        )
+            return None
 
     async def _resume(
         self, passage: Passage, stream: trio.abc.Stream, peer: str, leave: Leave
@@ -321,6 +326,7 @@ class Edge:
                 nursery.cancel_scope.cancel()
         finally:
             self._account(gate, request)
+            gate.ws = None  # the two hold each other: 35 objects that only a collector finds
 
     def _account(self, gate: Gate, request: Request) -> None:
         """Count and log why *we* ended the socket, if we did; once, also when cancelled."""
@@ -375,6 +381,9 @@ class Edge:
 
     async def _evict(self, gate: Gate, scope: trio.CancelScope) -> None:
         """Cancel an ``on_socket`` that neither armed its socket nor noticed that it ended."""
+        await gate.admitted.wait()
+        if gate.armed:
+            return
         await gate.done.wait()
         await trio.sleep(self.limits.close_s)
         if not gate.armed:

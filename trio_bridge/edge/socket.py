@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 
@@ -38,6 +39,8 @@ class Socket:
         self._limits = limits
         self._on_armed = on_armed
         self._said: tuple[int, str] | None = None
+        self._pause = trio.CancelScope()
+        """Ends when the next ping is due."""
 
     @property
     def closed(self) -> bool:
@@ -113,31 +116,39 @@ class Socket:
 
     # -- the warden --------------------------------------------------------------------------
 
-    async def watch(self) -> None:
-        """Hold the peer, and whoever uses this socket, to ``hello_s`` and ``close_s``."""
+    async def watch(self, nursery: trio.Nursery) -> None:
+        """Hold the peer, and whoever uses this socket, to every deadline until it is closed.
+
+        That is ``hello_s``, then ``ping_s`` with each ping in ``nursery``, then ``close_s``.
+        """
         gate, limits = self._gate, self._limits
         with trio.move_on_after(limits.hello_s):
             await gate.admitted.wait()
         if not gate.admitted.is_set():
             await self.close(1008, "no hello in time")
-        await gate.ending.wait()
+        ping_at_s = trio.current_time() + limits.ping_s  # before, nobody would see the pong
+        while not gate.ending.is_set():
+            with trio.CancelScope(deadline=ping_at_s) as self._pause:
+                await gate.ending.wait()
+            if self._pause.cancelled_caught:
+                nursery.start_soon(self._ping)
+                ping_at_s = math.inf
         if not gate.torn:
             with trio.move_on_after(limits.close_s + limits.linger_s):
                 await gate.done.wait()
         await self.cut()
 
-    async def keep_alive(self) -> None:
-        """Ping every ``ping_s``; cut the connection when ``pong_s`` pass without an answer."""
-        await self._gate.admitted.wait()  # before, nobody reads and no pong could be seen
-        while not self._gate.ending.is_set():
-            await trio.sleep(self._limits.ping_s)
-            with trio.move_on_after(self._limits.pong_s) as scope:
-                try:
-                    await self._ws.ping()
-                except ConnectionClosed:
-                    return
-            if scope.cancelled_caught:
-                await self.cut()
+    async def _ping(self) -> None:
+        """Ping once; cut the connection when ``pong_s`` pass without an answer."""
+        with trio.move_on_after(self._limits.pong_s) as scope:
+            try:
+                await self._ws.ping()
+            except ConnectionClosed:
+                return
+        if scope.cancelled_caught:
+            await self.cut()
+        else:
+            self._pause.deadline = trio.current_time() + self._limits.ping_s
 
     def _ended(self) -> SocketClosedError:
         if self._said is not None:
@@ -174,6 +185,5 @@ async def accept(
         )
         ws = gate.ws = await proposal.accept()
     socket = Socket(request, ws, gate, limits, on_armed)
-    nursery.start_soon(socket.watch)
-    nursery.start_soon(socket.keep_alive)
+    nursery.start_soon(socket.watch, nursery)
     return socket
