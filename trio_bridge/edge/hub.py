@@ -18,7 +18,7 @@ from collections.abc import Callable
 import outcome
 import trio
 
-from trio_bridge.edge.transport import RawStream
+from trio_bridge.edge.transport import READ_BYTES, RawStream
 
 BATCH = 64
 """Sockets read before other tasks get their turn; the rest are still ready afterwards."""
@@ -60,7 +60,7 @@ class HubStream(RawStream):
         if sink is None:
             return
         try:
-            data = self.socket.recv(self.max_bytes)
+            data = self._read(self.max_bytes)
             if not data:
                 self._finish(outcome.Value(False))
             elif not sink(data):
@@ -71,6 +71,13 @@ class HubStream(RawStream):
             self._finish(outcome.Error(trio.BrokenResourceError(str(exc))))
         except Exception as exc:  # one connection's fault must not end the hub
             self._finish(outcome.Error(exc))
+
+    def _read(self, max_bytes: int) -> bytes:
+        # ``recv`` makes room for the most there could be, each time, and gives back what was
+        # too much: small things that live longer settle behind, and the heap grows for ever.
+        view = self._hub.room
+        size = self.socket.recv_into(view, min(max_bytes, len(view)))
+        return bytes(view[:size])
 
     async def aclose(self) -> None:
         if self._sink is not None:
@@ -104,6 +111,8 @@ class Hub:
 
     def __init__(self, tick_s: float = 0.0) -> None:
         """``tick_s``: how long frames may gather before they are read, 0 for not at all."""
+        self.room = memoryview(bytearray(READ_BYTES))
+        """Where bytes arrive, of one socket at a time."""
         self._tick_s = tick_s
         self._epoll = select.epoll()
         self._streams: dict[int, HubStream] = {}

@@ -14,6 +14,8 @@ from trio_bridge.edge.limits import EdgeLimits
 UNKNOWN = "?"
 """The address of a peer that was gone before it could be asked for."""
 
+READ_BYTES = 64 << 10
+"""The most that one read takes."""
 _SENDS_PER_CHECKPOINT = 8
 
 
@@ -43,11 +45,14 @@ class RawStream(trio.abc.HalfCloseableStream):
             self._check_open()
             await trio.lowlevel.wait_readable(self.socket)
             try:
-                return self.socket.recv(max_bytes or 65536)
+                return self._read(max_bytes or READ_BYTES)
             except BlockingIOError:  # readiness can be spurious
                 continue
             except OSError as exc:
                 raise trio.BrokenResourceError(str(exc)) from exc
+
+    def _read(self, max_bytes: int) -> bytes:
+        return self.socket.recv(max_bytes)
 
     async def read_into(self, sink: Callable[[bytes], bool], max_bytes: int) -> bool:
         """Give ``sink`` what comes, ``max_bytes`` at a time, for as long as it says True.
