@@ -15,9 +15,6 @@ from typing import IO
 import attrs
 
 from benchmarks.accounting import Cores
-from benchmarks.rows import Row
-from trio_bridge.config import Settings
-from trio_bridge.errors import SettingsError
 
 END_S = 8.0
 """From the signal to the end of the process, its drain included; then it is killed."""
@@ -25,8 +22,8 @@ END_S = 8.0
 OURS = "trio_bridge"
 """With its default settings. Every ratio is to this one."""
 LOWEST_LATENCY = ("trio_bridge, tick 0", ("--audio-tick-ms", "0"))
-BEST_THROUGHPUT_MS = (40, 20)
-"""The longest tick; the shorter one for versions whose setting ends there."""
+BEST_THROUGHPUT = ("trio_bridge, tick 100 ms", ("--audio-tick-ms", "100"))
+"""The longest tick there is."""
 
 
 class ServerError(Exception):
@@ -48,13 +45,8 @@ class Candidate:
     name: str
     arguments: tuple[str, ...]
     """What comes after ``python -m``."""
-    has_tls: bool = True
     log: Path | None = None
     """Where its stderr goes; None: kept only to say why it did not start."""
-
-    def can(self, row: Row) -> bool:
-        """Whether it can do the work of ``row`` at all."""
-        return self.has_tls or not row.tls
 
 
 @attrs.frozen
@@ -69,23 +61,13 @@ class Running:
 
 def variants() -> tuple[Candidate, ...]:
     """Our settings between the lowest latency and the best throughput."""
-    tick_ms = next(ms for ms in BEST_THROUGHPUT_MS if _allows_tick(ms))
-    best_throughput = (f"trio_bridge, tick {tick_ms} ms", ("--audio-tick-ms", str(tick_ms)))
-    return (ours(), ours(*LOWEST_LATENCY), ours(*best_throughput))
-
-
-def _allows_tick(tick_ms: float) -> bool:
-    try:
-        Settings(audio_tick_ms=tick_ms)
-    except SettingsError:
-        return False
-    return True
+    return (ours(), ours(*LOWEST_LATENCY), ours(*BEST_THROUGHPUT))
 
 
 def ours(name: str = OURS, flags: tuple[str, ...] = ()) -> Candidate:
     """The product itself, with its default settings but for ``flags``."""
     command = ("trio_bridge", "--port", "0", "--agent", "benchmarks.null_agent:null")
-    return Candidate(name, (*command, *flags), has_tls=setting_exists("tls_cert"))
+    return Candidate(name, (*command, *flags))
 
 
 def peers() -> tuple[Candidate, ...]:
@@ -98,11 +80,6 @@ def peers() -> tuple[Candidate, ...]:
         "picows + uvloop": "picows",
     }
     return tuple(Candidate(name, ("benchmarks.peers", key)) for name, key in named.items())
-
-
-def setting_exists(name: str) -> bool:
-    """Whether this version of trio_bridge has that setting."""
-    return any(field.name == name for field in attrs.fields(Settings))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import attrs
 from benchmarks.accounting import Cores
 from benchmarks.results import Figures
 from benchmarks.rows import Row
-from benchmarks.servers import Candidate, ServerError, ours, setting_exists
+from benchmarks.servers import Candidate, ServerError, ours
 from benchmarks.trial import run_trial
 from benchmarks.wsclient import LinkError
 
@@ -71,12 +71,12 @@ class Fleet:
 
 
 def measure_workers(cores: Cores, window_s: float) -> dict[int, Fleet]:
-    """One and two workers; empty when there is no such setting or a single core.
+    """One and two workers; empty on a single core.
 
     Raises:
         LinkError, ServerError, OSError: the server failed under a load it should carry.
     """
-    if not setting_exists("workers") or cores.shared:
+    if cores.shared:
         return {}
     found: dict[int, Fleet] = {}
     with _priority():

@@ -7,7 +7,7 @@ from benchmarks.results import Figures, Results
 from benchmarks.rows import Row
 from benchmarks.speech import Speech
 
-OURS = ["trio_bridge", "trio_bridge, tick 0", "trio_bridge, tick 40 ms"]
+OURS = ["trio_bridge", "trio_bridge, tick 0", "trio_bridge, tick 100 ms"]
 
 
 def figures(cpu_us: float, p99_ms: float = 1.0, foreign: float = 0.0) -> Figures:
