@@ -234,7 +234,10 @@ class Strand:
 
     def _give(self, length: int, samples: Samples, events: list[HeardEvent]) -> None:
         start_s = self._start / RATE_HZ + self._given / self._rate_hz
-        speaker = self._label_at(self._index(self._given + length // 2))
+        if len(self._labels) == 1:
+            speaker = self._labels[0][1]
+        else:
+            speaker = self._label_at(self._index(self._given + length // 2))
         self._given += length
         events.append(AudioChunk(speaker, samples, self._rate_hz, start_s))
 

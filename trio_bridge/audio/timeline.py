@@ -38,8 +38,10 @@ def origin_after(
     """
     late_s = now_s - origin_s - head / RATE_HZ
     if late_s < 0:
-        return origin_s + min(0.0, late_s + slack_s)
-    return origin_s + min(late_s, DRIFT * length_s)
+        late_s += slack_s
+        return origin_s + late_s if late_s < 0 else origin_s
+    drift_s = DRIFT * length_s
+    return origin_s + (late_s if late_s < drift_s else drift_s)
 
 
 @attrs.frozen(eq=False)
