@@ -32,6 +32,10 @@ It scales with the length of the filter: 48 to 24 kHz holds back as much, 48 to 
 AGENT_RATES_HZ = (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)
 """The rates that speech models use; any other between the two ends works as well."""
 
+MOST_AT_ONCE = 2_400
+"""Samples given to soxr in one call, 50 ms at 48 kHz. Its buffers grow with the longest call
+and never shrink: a second of silence for a gap would cost a meeting half a megabyte for good."""
+
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4_000, 192_000
 
 
@@ -65,8 +69,16 @@ class Resampler:
         if self._stream is None:
             return samples
         # As one column: soxr's own way from mono and back costs a tenth of a frame.
-        ready: Samples = self._stream.resample_chunk(samples.reshape(-1, 1)).reshape(-1)
-        return ready
+        column = samples.reshape(-1, 1)
+        if len(column) <= MOST_AT_ONCE:
+            ready: Samples = self._stream.resample_chunk(column).reshape(-1)
+            return ready
+        parts = [
+            self._stream.resample_chunk(column[start : start + MOST_AT_ONCE])
+            for start in range(0, len(column), MOST_AT_ONCE)
+        ]
+        whole: Samples = np.concatenate(parts).reshape(-1)
+        return whole
 
     def finish(self) -> Samples:
         """The end of the stream: what was held back. The next `process` begins a new one."""
