@@ -34,7 +34,7 @@ AGENT_RATES_HZ = (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)
 
 MOST_AT_ONCE = 2_400
 """Samples given to soxr in one call, 50 ms at 48 kHz. Its buffers grow with the longest call
-and never shrink: a second of silence for a gap would cost a meeting half a megabyte for good."""
+and never shrink: a second of silence for a gap cost a meeting 250 KiB for good."""
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4_000, 192_000
 

@@ -40,8 +40,7 @@ def origin_after(
     if late_s < 0:
         late_s += slack_s
         return origin_s + late_s if late_s < 0 else origin_s
-    drift_s = DRIFT * length_s
-    return origin_s + (late_s if late_s < drift_s else drift_s)
+    return origin_s + min(late_s, DRIFT * length_s)
 
 
 @attrs.frozen(eq=False)
