@@ -112,10 +112,8 @@ class Hearing:
         return events
 
     def strand_at(self, start: int, speaker: Speaker) -> Strand | None:
-        """The run that ``speaker`` goes on with at ``start``; None where `feed` would have
-        more to do than to lengthen it."""
-        if self.changes and speaker != self._named:
-            return None
+        """The run that ``speaker``, heard last, goes on with at ``start``; None where `feed`
+        would have more to do than to lengthen it."""
         strand = self._strands.get("" if self.by == "mix" else speaker.key)
         return strand if strand is not None and strand.goes_on(start, speaker) else None
 
