@@ -18,7 +18,7 @@ from tests.core.rooms import BOT, Channel, Door, Room, bridge, listener, quiet, 
 from trio_bridge.audio.timeline import Timeline
 from trio_bridge.config import Settings
 from trio_bridge.errors import SessionEndedError
-from trio_bridge.meeting import Meeting, UnknownMessage, UserMessage
+from trio_bridge.meeting import AudioChunk, Interrupt, Meeting, UnknownMessage, UserMessage
 from trio_bridge.pump import Pump
 from trio_bridge.server import Server
 from trio_bridge.wire.frames import AudioFrame, encode_frame, encode_legacy_frame
@@ -430,6 +430,38 @@ async def test_message_ids_are_remembered_only_so_far() -> None:
         await wait_all_tasks_blocked()
         assert len(room.session._inbox._seen_ids) == 512
     assert len(heard) == 601
+
+
+async def test_an_ear_for_audio_gets_audio_only_and_the_rest_waits_for_another() -> None:
+    chunks: list[object] = []
+    told: list[object] = []
+    later = trio.Event()
+
+    async def agent(meeting: Meeting) -> None:
+        async def listen() -> None:
+            async for chunk in meeting.audio():
+                chunks.append(chunk)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await later.wait()
+            async for event in meeting.events():
+                told.append(event)
+
+    async with bridge(agent) as room:
+        control, audio = await room.control(), await room.audio()
+        await control.send({"command": "usermsg", "message": "x", "id": "1"})
+        await control.send({"command": "interrupt"})
+        for _ in range(10):
+            await audio.ws.send_message(encode_frame(AudioFrame("1", "Ann", bytes(1920))))
+        await wait_all_tasks_blocked()
+        assert chunks
+        assert {type(chunk) for chunk in chunks} == {AudioChunk}
+        assert told == []
+        later.set()
+        await wait_all_tasks_blocked()
+        assert told[0] == UserMessage("x")
+        assert isinstance(told[1], Interrupt)
 
 
 async def test_the_bots_own_voice_is_silence_and_never_an_utterance() -> None:
