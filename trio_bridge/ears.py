@@ -169,7 +169,7 @@ class Audience:
     _past: Counter[str] = attrs.field(factory=Counter, init=False)
     _early_notes: Lane[object] = attrs.field(factory=lambda: _notes(Bell()), init=False)
     _nobody_told: bool = attrs.field(default=True, init=False)
-    """No ear has ever been: what there is to tell waits for the first."""
+    """There was no ear to tell yet: what there is to tell waits for the first."""
     _over: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:

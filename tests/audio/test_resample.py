@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_bridge.audio.pcm import Samples, from_pcm16, to_pcm16
-from trio_bridge.audio.resample import AGENT_RATES_HZ, DELAY_MS, QUALITIES, Quality, Resampler
+from trio_bridge.audio.resample import (
+    AGENT_RATES_HZ,
+    DELAY_MS,
+    MOST_AT_ONCE,
+    QUALITIES,
+    Quality,
+    Resampler,
+)
 
 WIRE_HZ = 48_000
 SECOND = np.random.default_rng(1).uniform(-0.5, 0.5, WIRE_HZ).astype(np.float32)
@@ -107,3 +114,20 @@ def test_equal_rates_pass_the_samples_through() -> None:
 def test_a_rate_that_cannot_be_meant_is_refused(rate_hz: int) -> None:
     with pytest.raises(ValueError, match=f"sample rate {rate_hz} Hz"):
         Resampler(WIRE_HZ, rate_hz)
+
+
+def test_soxr_never_gets_more_than_it_may_keep_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_lengths: list[int] = []
+
+    class Counting(soxr.ResampleStream):
+        def resample_chunk(self, x: Samples, last: bool = False) -> Samples:
+            given_lengths.append(len(x))
+            out: Samples = super().resample_chunk(x, last)
+            return out
+
+    monkeypatch.setattr(soxr, "ResampleStream", Counting)
+    Resampler(48_000, 16_000).process(np.zeros(10 * MOST_AT_ONCE + 7, np.float32))
+    assert max(given_lengths) == MOST_AT_ONCE
+    assert sum(given_lengths) == 10 * MOST_AT_ONCE + 7
