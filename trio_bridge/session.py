@@ -155,6 +155,7 @@ class Session:
             self._ready.set()
             self._attendance.dismiss(*self._verdict)
             self.log.info("meeting ended", extra=self._summary())
+            self.inflow.let_go()
 
     async def _live(self, watch: trio.Nursery, reporting: trio.CancelScope) -> None:
         async with trio.open_nursery() as self._nursery:
