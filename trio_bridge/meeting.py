@@ -210,9 +210,11 @@ class Meeting:
     ) -> Ear[AudioChunk]:
         """The meeting's audio from now on, at the rate, chunk size and view asked for.
 
-        ``by="mix"`` is what a person in the room hears; ``by="speaker"`` each speaker alone,
-        chunks of several interleaved. Own voice is left out. When the agent is slower than
-        the meeting the oldest audio is dropped once ``backlog_ms`` wait (default: the setting).
+        With ``chunk_ms`` 0 it comes in whatever lengths it has, which costs least: a frame or
+        two at a time. ``by="mix"`` is what a person in the room hears; ``by="speaker"`` each
+        speaker alone, chunks of several interleaved. Own voice is left out. When the agent is
+        slower than the meeting the oldest audio is dropped once ``backlog_ms`` wait (default:
+        the setting).
 
         Raises:
             ValueError: a rate or chunk length that cannot be had.
@@ -352,6 +354,6 @@ Agent = Callable[[Meeting], Awaitable[None]]
 
 
 def _chunk(chunk_ms: int) -> int:
-    if not 1 <= chunk_ms <= 2_000:
-        raise ValueError(f"chunk_ms {chunk_ms}: expected 1 to 2000")
+    if not 0 <= chunk_ms <= 2_000:
+        raise ValueError(f"chunk_ms {chunk_ms}: expected 1 to 2000, or 0 for as it comes")
     return chunk_ms
