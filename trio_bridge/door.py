@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 import attrs
+import trio
 
 from trio_bridge.config import Settings
 from trio_bridge.edge.head import Refused, Request
 from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.errors import HandshakeError
+from trio_bridge.log import Throttle
 from trio_bridge.routes import Route, shown_token, token_is_good
 from trio_bridge.tokens import BotToken, TokenError, read_token
+
+log = logging.getLogger(__name__)
 
 POLICY = 1008
 HELLO_SLACK_S = 2.0
@@ -29,6 +34,7 @@ class Door:
     """What tokens of single bots are made with; neither: everybody is let in."""
     wall_clock: Callable[[], float] = time.time
     """Seconds since 1970: tokens are made elsewhere, and Trio's clock begins anywhere."""
+    _refusals: Throttle = attrs.field(factory=Throttle, init=False, repr=False)
 
     @property
     def open(self) -> bool:
@@ -44,6 +50,7 @@ class Door:
         Raises:
             Refused: 401, with a reason that tells a stranger nothing about any token.
         """
+        token = None
         try:
             token = self._read(request, route)
             if token is not None:
@@ -51,6 +58,8 @@ class Door:
                 if route.bot_id is not None:
                     token.check_bot(route.bot_id)
         except TokenError as error:
+            if token is not None:  # a genuine one: no stranger can fill the log with these
+                self._report(token, request, str(error))
             raise Refused(401, str(error), (("www-authenticate", "Bearer"),)) from error
 
     def check_bot(self, request: Request, route: Route, bot_id: str) -> None:
@@ -67,6 +76,13 @@ class Door:
                 token.check_bot(bot_id)
         except TokenError as error:
             raise HandshakeError(str(error), POLICY) from error
+
+    def _report(self, token: BotToken, request: Request, reason: str) -> None:
+        """Tell the operator, whom the edge's line for all strangers might not."""
+        if self._refusals.admits(trio.current_time()):
+            fields = {"reason": reason, "of_bot": token.bot_id, "peer": request.peer}
+            more = self._refusals.take_suppressed()
+            log.warning("token refused", extra={**fields, "more_before": more})
 
     def _read(self, request: Request, route: Route) -> BotToken | None:
         """The token of one bot that was shown; None: every bot may come in."""

@@ -70,6 +70,13 @@ def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [vars(r)["reason"] for r in caplog.records if r.getMessage() in events]
 
 
+def reports(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """What the operator is told of genuine tokens: why, and whose."""
+    records = [vars(r) for r in caplog.records if r.getMessage() == "token refused"]
+    assert all(record["levelname"] == "WARNING" for record in records)
+    return [(record["reason"], record["of_bot"]) for record in records]
+
+
 @pytest.mark.parametrize("place", PLACES)
 async def test_a_token_of_one_bot_lets_it_in_wherever_it_is_shown(place: str) -> None:
     clock = Clock(UNTIL_S - 0.001)
@@ -104,7 +111,10 @@ async def test_a_token_that_is_no_good_is_401_and_costs_no_session_and_no_agent(
         await wait_all_tasks_blocked()
         assert room.server.served == 0
         assert not room.server.edge.sockets
+        if reason == "the token has expired":
+            await (await show(room, token, place)).answer()  # the second one in a second
     assert refusals(caplog) == [reason]
+    assert reports(caplog) == ([(reason, BOT)] if "expired" in reason else [])
     assert token not in caplog.text
 
 
@@ -118,6 +128,7 @@ async def test_a_token_of_another_bot_is_401_where_the_path_has_the_id(
         assert (await peer.answer())[0] == 401
         assert room.server.served == 0
     assert refusals(caplog) == ["the token is another bot's"]
+    assert reports(caplog) == [("the token is another bot's", BOT)]
 
 
 @pytest.mark.parametrize("place", ["path", "query", "bearer"])

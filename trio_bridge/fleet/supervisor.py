@@ -61,8 +61,8 @@ class Supervisor:
     """A fleet that can be started in a nursery and told to stop, like a `Server`."""
 
     settings: Settings
-    command: Sequence[str]
-    """Starts a worker: the command line of this very process."""
+    command: Sequence[str] = attrs.field(repr=False)
+    """Starts a worker: the command line of this very process, secrets and all."""
     environ: Mapping[str, str] = attrs.field(repr=False)
     draining: bool = attrs.field(default=False, init=False)
     stopped: trio.Event = attrs.field(factory=trio.Event, init=False)
