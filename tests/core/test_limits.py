@@ -219,6 +219,7 @@ async def test_strangers_are_capped_by_address_and_in_all_and_bots_are_not_count
         assert room.server.edge.pending == places
         one_more = await dial(room)
         assert await one_more.at_end()
+        assert trio.current_time() == 0  # not for its silence
         await strangers[0].stream.aclose()
         await wait_all_tasks_blocked()
         await join(room)
