@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import trio
 
 from benchmarks.signals import AGENT_RATE_HZ, tone
@@ -109,12 +110,13 @@ async def count(meeting: Meeting) -> None:
 
 
 async def listen(meeting: Meeting) -> None:
-    """Answer ``heard N`` once N frames were heard, and any other message with itself."""
+    """Answer ``heard N`` once N frames without a silent sample were heard, and any other
+    message with itself."""
     heard, wanted = 0, 0
     async for event in meeting.events(rate_hz=48_000, chunk_ms=20):
         match event:
             case AudioChunk(samples=samples):
-                heard += len(samples)
+                heard += int(np.count_nonzero(samples))  # no silence that filled a gap
             case UserMessage(text=text) if text.startswith("heard "):
                 wanted = int(text.removeprefix("heard ")) * FRAME_SAMPLES
             case UserMessage(text=text):

@@ -334,14 +334,23 @@ async def blocked_loop(attack: Attack) -> None:
 
 
 async def clock_steps(attack: Attack) -> None:
-    """The wall clock of the bridge's process jumps by days, to and fro."""
-    bot_id = attack.new_bot("clock")
-    control, audio = await attack.meet(bot_id)
+    """The wall clock of the bridge's process jumps by days, to and fro.
+
+    A bot that loses its sockets just then, and is back within its grace, is in its old meeting.
+    """
+    control, audio = await attack.meet(attack.new_bot("clock"))
+    bot_id = attack.new_bot()
+    lost = await attack.meet(bot_id)
     for days in (1, -400, 3_000, 0):
+        await cut(*lost)
+        await trio.sleep(0.05)  # the bridge has noticed before the clock jumps
         await answered(control, str(days), "stepped")
-        await audio.send(sound(FRAMES))
+        await trio.sleep(0.15)
+        lost = await attack.meet(bot_id)
+        await lost[1].send(sound(FRAMES))
         attack.sent[bot_id].add(FRAMES)
-        await trio.sleep(0.2)
+    await answered(lost[0], f"heard {4 * FRAMES}", "heard")
+    await _leave_both(*lost)
     await _leave_both(control, audio)
 
 

@@ -20,7 +20,7 @@ from tests.edge.peers import Peer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 TCP_INFO_UNACKED = 24
 """Offset of tcpi_unacked, Linux, <linux/tcp.h>."""
 
@@ -92,6 +92,8 @@ async def test_sigterm_with_meetings_on_tells_every_bot_1001_and_loses_no_frame(
         bridge.read_log()
         assert ledger_faults(bridge.records, attack.sent) == []
         assert loud_lines(bridge.records, Counter()) == []
+        codes = [r["code"] for r in bridge.records if r["event"] == "meeting ended"]
+        assert codes == [1001] * 6
 
 
 async def told_1001(peer: Peer) -> None:
