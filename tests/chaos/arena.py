@@ -6,6 +6,7 @@ import json
 import os
 import random
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -120,6 +121,8 @@ class Arena:
     injected: Counter[tuple[str, str]] = attrs.field(factory=Counter, init=False)
     blocked: list[tuple[float, float]] = attrs.field(factory=list, init=False)
     """When an agent held the loop, in seconds of CLOCK_MONOTONIC."""
+    begun: list[tuple[float, str]] = attrs.field(factory=list, init=False)
+    """When each fault began, and its name."""
 
     # -- readings --------------------------------------------------------------------------
 
@@ -187,6 +190,7 @@ class Arena:
         attack = Attack(self.bridge, random.Random(self.chance.random()), self.attacks)
         before_kib = self.bridge.resident_kib
         until_s = trio.current_time() + WINDOW_S
+        self.begun.append((time.monotonic(), fault.__name__))
         first = self.begin_window()
         wrong: list[str] = []
         try:
@@ -274,11 +278,17 @@ class Arena:
         for bot in report["bots"]:
             wrong += [f"{bot['bot_id']}: {fault}" for fault in bot["faults"]]
             wrong += [
-                f"{bot['bot_id']}: a gap of {length_s * 1000:.0f} ms in its playback"
+                f"{bot['bot_id']}: a gap of {length_s * 1000:.0f} ms in its playback, "
+                f"{self._when(at_s)}"
                 for cause, at_s, length_s in bot["gaps"]
                 if cause == "server" and not self._is_injected(at_s, length_s)
             ]
         return report, wrong
+
+    def _when(self, at_s: float) -> str:
+        """Between which faults, for a person."""
+        before = [(name, at_s - from_s) for from_s, name in self.begun if from_s <= at_s]
+        return "before any fault" if not before else "{1:.2f} s into {0}".format(*before[-1])
 
     def _is_injected(self, at_s: float, length_s: float) -> bool:
         return length_s < GAP_S and any(
