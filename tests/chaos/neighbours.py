@@ -8,6 +8,7 @@ once all are there, leaves when its stdin ends, and writes what happened as one 
 from __future__ import annotations
 
 import json
+import os
 import select
 import sys
 import time
@@ -38,7 +39,7 @@ class Neighbours:
         self._stalls, self._starvation = Spans(), Spans()
         self._pid, self._notes = pid, notes
         self._waited = open_waited(pid)
-        self._starved_ns = waited_ns(pid)
+        self._starved_ns = self._both_waited_ns()
         self.bots = [
             SoakBot(n, port, Playback(self._stalls, self._starvation))
             for n in range(notes.bots)
@@ -107,10 +108,14 @@ class Neighbours:
         return True
 
     def _look_at_core(self, now_s: float) -> None:
-        before_ns, self._starved_ns = self._starved_ns, waited_ns(self._pid)
+        before_ns, self._starved_ns = self._starved_ns, self._both_waited_ns()
         starved_s = (self._starved_ns - before_ns) / 1e9
         if starved_s > STARVED_S:
             self._starvation.add(now_s - starved_s, now_s)
+
+    def _both_waited_ns(self) -> int:
+        """For their cores, the bridge to say something and this process to read it."""
+        return waited_ns(self._pid) + waited_ns(os.getpid())
 
     def _leave(self) -> None:
         self._poll.unregister(0)
