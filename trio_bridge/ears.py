@@ -68,6 +68,8 @@ class InnerEar:
     )
     ready: deque[object] = attrs.field(factory=deque, init=False)
     """Events made and not given yet: those of one piece at most."""
+    put_off: Callable[[], Iterable[object]] | None = attrs.field(default=None, init=False)
+    """Makes the events of what was heard and is still to be worked on; None: nothing is."""
     idle: bool = attrs.field(default=False, init=False)
     """The agent has taken everything and waits, or has been woken and did not run yet."""
 
@@ -92,6 +94,18 @@ class InnerEar:
         """
         self.ready.extend(events)
         self.audio.bell.ring()
+
+    def wake_for(self, work: Callable[[], Iterable[object]]) -> None:
+        """The same where the events are made only when the agent runs: then whatever else has
+        come by then is resampled along with it, in one step."""
+        self.put_off = work
+        self.audio.bell.ring()
+
+    def take_put_off(self) -> None:
+        """Make the events that were put off."""
+        work, self.put_off = self.put_off, None
+        if work is not None:
+            self.ready.extend(work())
 
 
 class Ear(Generic[Event]):
@@ -121,7 +135,9 @@ class Ear(Generic[Event]):
                 return cast(Event, inner.notes.take_nowait())
             if inner.ready:
                 return cast(Event, inner.ready.popleft())
-            if (piece := inner.audio.take_nowait()) is not None:
+            if inner.put_off is not None:
+                inner.take_put_off()
+            elif (piece := inner.audio.take_nowait()) is not None:
                 inner.ready.extend(inner.hearing.feed(piece))
             elif not inner.audio.closed:
                 self._given = 0
@@ -239,7 +255,7 @@ class Audience:
         """Close one ear; what it lost stays in the books."""
         if inner in self._ears:
             self.settle()
-            inner.idle = False
+            inner.idle, inner.put_off = False, None
             self._ears.remove(inner)
             inner.audio.flush()
             inner.audio.close()

@@ -107,8 +107,9 @@ class Inflow:
             self._stretch.settle()
 
     def _end_stretch(self) -> None:
-        self._settle()
-        self._stretch = None
+        stretch, self._stretch = self._stretch, None
+        if stretch is not None:
+            stretch.end()
 
 
 def _nothing() -> None:

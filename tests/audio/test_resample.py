@@ -12,10 +12,12 @@ from trio_bridge.audio.pcm import Samples, from_pcm16, to_pcm16
 from trio_bridge.audio.resample import (
     AGENT_RATES_HZ,
     DELAY_MS,
-    MOST_AT_ONCE_MS,
+    PIECE_MS,
     QUALITIES,
+    WHOLE_MS,
     Quality,
     Resampler,
+    bursts,
 )
 
 WIRE_HZ = 48_000
@@ -117,10 +119,10 @@ def test_a_rate_that_cannot_be_meant_is_refused(rate_hz: int) -> None:
 
 
 @pytest.mark.parametrize("from_hz", [8_000, 24_000, 48_000])
-def test_soxr_never_gets_more_than_it_may_keep_room_for(
+def test_soxr_gets_what_is_long_in_pieces_so_that_its_buffers_stay_small(
     monkeypatch: pytest.MonkeyPatch, from_hz: int
 ) -> None:
-    most = from_hz * MOST_AT_ONCE_MS // 1000
+    whole, piece = (from_hz * ms // 1000 for ms in (WHOLE_MS, PIECE_MS))
     given_lengths: list[int] = []
     real = soxr.ResampleStream
 
@@ -134,6 +136,45 @@ def test_soxr_never_gets_more_than_it_may_keep_room_for(
             return out
 
     monkeypatch.setattr(soxr, "ResampleStream", Counting)
-    Resampler(from_hz, 16_000).process(np.zeros(10 * most + 7, np.float32))
-    assert max(given_lengths) == most
-    assert sum(given_lengths) == 10 * most + 7
+    resampler = Resampler(from_hz, 16_000)
+    resampler.process(np.zeros(whole, np.float32))
+    assert given_lengths == [whole]
+    resampler.process(np.zeros(10 * piece + 7, np.float32))
+    assert given_lengths[1:] == [piece] * 10 + [7]
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("to_hz", AGENT_RATES_HZ)
+@given(lengths=st.lists(st.integers(1, 3_000), min_size=1, max_size=30))
+@settings(max_examples=20, deadline=None)
+def test_it_says_how_much_it_needs_before_anything_comes_out(
+    to_hz: int, quality: Quality, lengths: list[int]
+) -> None:
+    resampler = Resampler(WIRE_HZ, to_hz, quality)
+    for length in lengths:
+        needed = resampler.samples_until_more
+        out = resampler.process(np.ones(length, np.float32))
+        if length < needed:
+            assert len(out) == 0
+        elif resampler.bursts.least:
+            assert len(out) >= resampler.bursts.least
+
+
+def test_held_until_needed_the_same_comes_out_at_the_same_time() -> None:
+    frames = np.split(SECOND, 50)
+    at_once, held = Resampler(WIRE_HZ, 16_000), Resampler(WIRE_HZ, 16_000)
+    waiting, calls = np.zeros(0, np.float32), 0
+    for frame in frames:
+        expected = at_once.process(frame)
+        waiting = np.concatenate((waiting, frame))
+        if len(waiting) < held.samples_until_more:
+            assert len(expected) == 0
+            continue
+        assert np.array_equal(held.process(waiting), expected)
+        waiting, calls = waiting[:0], calls + 1
+    assert calls == pytest.approx(len(frames) * 2 / 3, abs=2)
+
+
+def test_for_equal_rates_every_sample_comes_out_at_once() -> None:
+    assert Resampler(WIRE_HZ, WIRE_HZ).samples_until_more == 1
+    assert bursts(WIRE_HZ, WIRE_HZ, "HQ").least == 0

@@ -55,8 +55,11 @@ class Room:
     told: bool
     short: bool
     """May take the short way."""
+    chunk_ms: int = 20
     now_s: float = 100.0
     events: list[object] = attrs.field(factory=list)
+    taken: list[int] = attrs.field(factory=list)
+    """How many events there were after each step."""
     barged_in_s: list[float] = attrs.field(factory=list)
     shortened: int = 0
     playout: Playout = attrs.field(factory=lambda: Playout(0.1, 0.3))
@@ -75,7 +78,7 @@ class Room:
             lambda: self.barged_in_s.append(self.now_s),
         )
         hearing = Hearing(
-            16_000, 20, self.by, vad=vad if self.told else None, changes=self.told
+            16_000, self.chunk_ms, self.by, vad=vad if self.told else None, changes=self.told
         )
         self.ear = self.audience.open(hearing, told=self.told)
         self.inflow.listen_to(CHANNEL)
@@ -86,6 +89,7 @@ class Room:
             self.now_s += 0.9 if kind == "gap" else 0.015 + 0.005 * beat
             if kind != "busy":
                 self.take_all()
+                self.taken.append(len(self.events))
             if not self.short:
                 self.inflow._end_stretch()
             if kind == "gap":
@@ -114,8 +118,10 @@ class Room:
     def take_all(self) -> None:
         """What `Ear` does between two waits."""
         inner = self.ear._inner
-        while inner.ready or inner.audio.queued:
-            if inner.ready:
+        while inner.ready or inner.audio.queued or inner.put_off:
+            if inner.put_off:
+                inner.take_put_off()
+            elif inner.ready:
                 self.events.append(described(inner.ready.popleft()))
             elif (piece := inner.audio.take_nowait()) is not None:
                 inner.ready.extend(inner.hearing.feed(piece))
@@ -137,17 +143,21 @@ class Room:
 
 
 @settings(max_examples=60, deadline=None)
-@given(scripts, st.sampled_from(["mix", "speaker"]), st.booleans())
-@example([("ann", 1)] * 30 + [("gap", 0)] + [("ann", 0)] * 9, "mix", True)
-@example([("ann", 1)] * 9 + [("say", 1)] + [("ann", 1)] * 20, "mix", False)
-@example([("ann", 1), ("ann", 1), ("stale", 1), ("ann", 1)], "mix", False)
+@given(
+    scripts, st.sampled_from(["mix", "speaker"]), st.booleans(), st.sampled_from([0, 20, 60])
+)
+@example([("ann", 1)] * 30 + [("gap", 0)] + [("ann", 0)] * 9, "mix", True, 20)
+@example([("ann", 1)] * 9 + [("say", 1)] + [("ann", 1)] * 20, "mix", False, 0)
+@example([("ann", 1), ("ann", 1), ("stale", 1), ("ann", 1)], "mix", False, 60)
 def test_the_short_way_hears_and_books_what_the_general_way_does(
-    script: list[Step], by: View, told: bool
+    script: list[Step], by: View, told: bool, chunk_ms: int
 ) -> None:
-    short, general = Room(by, told, short=True), Room(by, told, short=False)
+    short = Room(by, told, short=True, chunk_ms=chunk_ms)
+    general = Room(by, told, short=False, chunk_ms=chunk_ms)
     short.live(script)
     general.live(script)
     assert short.events == general.events
+    assert short.taken == general.taken, "as early"
     assert short.books() == general.books()
     assert not general.shortened
 

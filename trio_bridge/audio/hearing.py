@@ -204,6 +204,20 @@ class Strand:
         self._take(self._resampler.process(samples), self._may_start, events)
         return events
 
+    @property
+    def samples_until_more(self) -> int:
+        """How many samples `go_on` must be given before anything can come of it."""
+        return self._resampler.samples_until_more
+
+    @property
+    def tells_each_time(self) -> bool:
+        """Whether then something surely does: a chunk, since none is longer than a burst."""
+        return (
+            self._vad is None
+            and self._chunk is not None
+            and self._chunk <= self._resampler.bursts.least
+        )
+
     def finish(self, events: list[HeardEvent]) -> None:
         self._take(self._resampler.finish(), False, events)
         if self._chunk is not None and self._pending_length:

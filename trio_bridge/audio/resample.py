@@ -6,7 +6,9 @@ not, and in float32 its output does not change by one bit however its input is c
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import functools
+import itertools
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import soxr
@@ -32,9 +34,11 @@ It scales with the length of the filter: 48 to 24 kHz holds back as much, 48 to 
 AGENT_RATES_HZ = (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)
 """The rates that speech models use; any other between the two ends works as well."""
 
-MOST_AT_ONCE_MS = 40
-"""Audio given to soxr in one call. Its buffers grow with the longest call and never shrink:
-40 ms cost a stream 4 to 9 KiB more than 20, 100 ms 28 to 40, a second of silence for a gap
+WHOLE_MS = 120
+"""Audio that soxr gets in one call: in five parts 100 ms cost twice as much."""
+PIECE_MS = 40
+"""What is longer goes in pieces of this. soxr's buffers grow with the longest call and never
+shrink: for 40 ms a stream has 4 to 9 KiB more than for 20, for a second of silence in a gap
 250."""
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4_000, 192_000
@@ -56,13 +60,14 @@ class Resampler:
     length of its input times ``to_hz / from_hz``, rounded.
     """
 
-    __slots__ = ("_most", "_quality", "_stream", "from_hz", "to_hz")
+    __slots__ = ("_fed", "_piece", "_quality", "_stream", "_whole", "from_hz", "to_hz")
 
     def __init__(self, from_hz: int, to_hz: int, quality: Quality = "HQ") -> None:
         check_rate(from_hz)
         check_rate(to_hz)
         self.from_hz, self.to_hz = from_hz, to_hz
-        self._most = from_hz * MOST_AT_ONCE_MS // 1000
+        self._whole = from_hz * WHOLE_MS // 1000
+        self._piece = from_hz * PIECE_MS // 1000
         self._quality = quality
         self._stream = self._open()
 
@@ -72,13 +77,14 @@ class Resampler:
             return samples
         # As one column: soxr's own way from mono and back costs a tenth of a frame.
         column = samples.reshape(-1, 1)
-        most = self._most
-        if len(column) <= most:
+        self._fed += len(column)
+        if len(column) <= self._whole:
             ready: Samples = self._stream.resample_chunk(column).reshape(-1)
             return ready
+        piece = self._piece
         parts = [
-            self._stream.resample_chunk(column[start : start + most])
-            for start in range(0, len(column), most)
+            self._stream.resample_chunk(column[start : start + piece])
+            for start in range(0, len(column), piece)
         ]
         whole: Samples = np.concatenate(parts).reshape(-1)
         return whole
@@ -91,9 +97,69 @@ class Resampler:
         self._stream = self._open()
         return rest
 
+    @property
+    def bursts(self) -> Bursts:
+        """How its output comes."""
+        return bursts(self.from_hz, self.to_hz, self._quality)
+
+    @property
+    def samples_until_more(self) -> int:
+        """How many samples must be fed before something more comes out; at least 1."""
+        first, step, _ = self.bursts
+        return first - self._fed if self._fed < first else step - (self._fed - first) % step
+
     def _open(self) -> soxr.ResampleStream | None:
-        if self.from_hz == self.to_hz:
-            return None
-        return soxr.ResampleStream(
-            self.from_hz, self.to_hz, 1, dtype="float32", quality=self._quality
-        )
+        self._fed = 0
+        return _open(self.from_hz, self.to_hz, self._quality)
+
+
+class Bursts(NamedTuple):
+    """soxr gives out what it has in bursts, at lengths of input that never depend on how the
+    input is cut. Measured, not promised: a test holds it to it, for every rate and quality."""
+
+    first: int
+    """Samples in until the first burst."""
+    step: int
+    """Samples in from one burst to the next."""
+    least: int
+    """Samples out that a burst has at least."""
+
+
+ANY_TIME = Bursts(1, 1, 0)
+"""Something may come out at every sample."""
+
+
+@functools.cache
+def bursts(from_hz: int, to_hz: int, quality: Quality) -> Bursts:
+    """Find out how the output of a `Resampler` comes; a few ms, once for each kind."""
+    jumps, at = list[int](), 0
+    probe = _open(from_hz, to_hz, quality)
+    if probe is None:
+        return ANY_TIME
+    least = from_hz
+    while len(jumps) < 4:
+        at += _GRAIN
+        out = len(probe.resample_chunk(np.zeros(_GRAIN, np.float32)))
+        if not out:
+            continue
+        close = _open(from_hz, to_hz, quality)
+        assert close is not None
+        close.resample_chunk(np.zeros(at - _GRAIN, np.float32))
+        exact = at - _GRAIN + 1
+        while not len(close.resample_chunk(np.zeros(1, np.float32))):
+            exact += 1
+        jumps.append(exact)
+        least = min(least, out)
+    steps = {after - before for before, after in itertools.pairwise(jumps)}
+    if len(steps) > 1 or (step := steps.pop()) <= _GRAIN:
+        return ANY_TIME
+    return Bursts(jumps[0], step, least)
+
+
+_GRAIN = 32
+
+
+def _open(from_hz: int, to_hz: int, quality: Quality) -> soxr.ResampleStream | None:
+    if from_hz == to_hz:
+        return None
+    return soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality=quality)
