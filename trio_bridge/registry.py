@@ -34,6 +34,11 @@ class Registry:
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
 
+    def __contains__(self, bot_id: object) -> bool:
+        """Its meeting is on: whoever joins it begins none."""
+        session = self._sessions.get(bot_id) if isinstance(bot_id, str) else None
+        return session is not None and not session.over
+
     @property
     def running(self) -> int:
         """Sessions whose tasks still run, those included that are over and would not stop."""

@@ -26,6 +26,7 @@ from trio_bridge.log import BoundLog, Throttle, excerpt
 from trio_bridge.meeting import Agent, Meeting, UnknownMessage
 from trio_bridge.pacing import Playout
 from trio_bridge.pump import Pump, samples_of_ms
+from trio_bridge.watchdog import meeting_of_task
 from trio_bridge.wire.control import (
     ControlError,
     InterruptRequest,
@@ -139,6 +140,7 @@ class Session:
         A failure in any of them ends this meeting and is logged here, once; it reaches
         neither the server nor another meeting. On `trio.Cancelled` the meeting ends at once.
         """
+        meeting_of_task.set(self.bot_id)
         self.log.info("meeting began")
         try:
             async with trio.open_nursery() as watch:
