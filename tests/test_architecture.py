@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "trio_bridge"
 LAYERS = (
     {"errors", "log", "admission", "watchdog"},
     {"wire", "audio", "config", "edge", "routes", "tls"},
-    {"pulse", "lanes", "turns", "pacing", "bargein", "intake", "attendance"},
+    {"pulse", "lanes", "given", "turns", "pacing", "bargein", "intake", "attendance"},
     {"pump", "ears", "ledger", "clock"},
     {"meeting", "stretch"},
     {"inbox", "inflow"},
@@ -30,7 +30,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STDLIB = set(sys.stdlib_module_names)
 
 PURE = {"errors", "wire", "audio", "config", "pacing", "intake", "ledger", "routes", "bargein"}
-PURE |= {"admission"}
+PURE |= {"admission", "given"}
 """Sans-I/O: they never import trio."""
 PURE_MAY_USE = {"attrs", "numpy", "soxr", "trio_bridge"} | STDLIB
 MAY_ONLY_USE = {

@@ -183,6 +183,12 @@ class Settings:
     speech_backlog_ms: int = _setting(
         2_000, "ms of speech an agent may be ahead; then say() waits", low=100, high=60_000
     )
+    command_backlog_kib: int = _setting(
+        4_096,
+        "KiB of chat, captions and pictures that may wait for the bot; then the agent waits",
+        low=1_024,
+        high=1_000_000,
+    )
     barge_in_ms: int = _setting(
         300,
         "ms of human speech that interrupt ours; 0: only the meeting can",
