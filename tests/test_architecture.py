@@ -16,6 +16,7 @@ LAYERS = (
     {"pump", "ears", "ledger", "clock"},
     {"meeting", "stretch"},
     {"inbox", "inflow"},
+    {"budget"},
     {"agents", "session"},
     {"registry"},
     {"channel"},

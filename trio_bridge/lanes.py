@@ -80,6 +80,8 @@ class Lane(Generic[T]):
     taken: int = attrs.field(default=0, init=False)
     dropped: int = attrs.field(default=0, init=False)
     dropped_items: int = attrs.field(default=0, init=False)
+    waits: int = attrs.field(default=0, init=False)
+    """Items that had to wait for room."""
     flushed: int = attrs.field(default=0, init=False)
     queued: int = attrs.field(default=0, init=False)
     peak: int = attrs.field(default=0, init=False)
@@ -110,8 +112,11 @@ class Lane(Generic[T]):
         assert self.overflow is Overflow.WAIT
         await trio.lowlevel.checkpoint()
         cost = self.cost(item)
+        waits = 0
         while self._items and self.queued + cost > self.capacity and not self.closed:
+            waits = 1
             await self._room.wait()
+        self.waits += waits
         if not self.closed:
             self._add(item, cost)
 

@@ -51,6 +51,8 @@ class Pump:
     log: BoundLog = attrs.field(factory=lambda: BoundLog(logging.getLogger(__name__), {}))
     command_backlog: int = COMMAND_BYTES
     """Bytes of commands that may wait; then `command` waits."""
+    speech_waits: int = attrs.field(default=0, init=False)
+    """Times that `say` had to wait for room."""
     interrupts: int = attrs.field(default=0, init=False)
     _bell: Bell = attrs.field(factory=Bell, init=False)
     _room: Bell = attrs.field(factory=Bell, init=False)
@@ -65,6 +67,11 @@ class Pump:
     """A chunk is being written: it may yet come back."""
     _log_throttle: Throttle = attrs.field(factory=Throttle, init=False)
     _stopped: bool = attrs.field(default=False, init=False)
+
+    @property
+    def waits(self) -> int:
+        """Times that the agent had to wait, because the bot takes less than it gives."""
+        return self.speech_waits + self._commands.waits
 
     # -- the agent's side ------------------------------------------------------------------
 
@@ -97,6 +104,7 @@ class Pump:
                 raise SessionEndedError("the meeting is over: nobody is left to hear this")
             room = self.speech_backlog - self.playout.queued
             if room <= 0:
+                self.speech_waits += 1
                 await self._room.wait()
                 continue
             self.playout.push(samples[at : at + room])

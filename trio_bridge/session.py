@@ -265,6 +265,7 @@ class Session:
             "flawed": dict(intake.flawed),
             "ignored": self.ignored,
             "notes_dropped": self.inflow.audience.notes_dropped,
+            "waits": self.pump.waits,
             "interrupts": self.pump.interrupts,
             "starved": self.pump.playout.starved,
             **self.ledger.summary(),

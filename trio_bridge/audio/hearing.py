@@ -26,7 +26,7 @@ RUN_GAP_S = 0.5
 ends, and what the resampler holds back comes out."""
 LABELS_KEPT_S = 60.0
 """How far back labels are known: longer than an utterance can be."""
-LABELS_KEPT = 4_096
+LABELS_KEPT = 2_048
 """...and how many: frames of one sample, each under another name, would make millions."""
 
 
