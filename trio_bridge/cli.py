@@ -22,7 +22,7 @@ from trio_bridge.errors import BridgeError, SettingsError
 from trio_bridge.fleet.post import LIFELINE_VARIABLE
 from trio_bridge.log import set_up_logging
 from trio_bridge.meeting import Agent
-from trio_bridge.server import Address, Server
+from trio_bridge.server import GOODBYE_S, Address, Server
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,11 @@ USAGE_EXIT = 2
 """What was asked for cannot be done; one line on stderr says why and what to do."""
 INTERRUPTED_EXIT = 130
 """Ctrl-C before there was anything to end: the shell's number for it."""
+
+STUCK_EXIT = 1
+"""An agent would not stop and was left behind; the log says which."""
+PATIENCE_S = 2.0
+"""Beyond every deadline of the server's own."""
 
 COLLECT_AFTER = 10_000
 """Objects made and not freed yet that start the cycle collector."""
@@ -188,9 +193,11 @@ async def _run_until_told(
 ) -> None:
     """Serve until SIGTERM (drain) or Ctrl-C (at once); a second signal does not wait."""
     service = make_service()
+    told = trio.Event()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, service, settings.drain_s)
+            nursery.start_soon(_obey, signals, service, settings.drain_s, told)
+            nursery.start_soon(_insist, service, settings, told)
             address: Address = await nursery.start(service.run)
             sys.stdout.write(f"trio_bridge listening on {address.url}\nagent: {name}\n")
             sys.stdout.flush()
@@ -198,9 +205,24 @@ async def _run_until_told(
             nursery.cancel_scope.cancel()
 
 
-async def _obey(signals: AsyncIterator[int], server: _Service, drain_s: float) -> None:
+async def _obey(
+    signals: AsyncIterator[int], server: _Service, drain_s: float, told: trio.Event
+) -> None:
     async for number in signals:
+        told.set()
         server.stop(drain_s if number == signal.SIGTERM and not server.draining else 0.0)
+
+
+async def _insist(service: _Service, settings: Settings, told: trio.Event) -> None:
+    """Leave, some time after we were told to, without what refuses to be cancelled."""
+    await told.wait()
+    ending_s = settings.drain_s + settings.wrap_up_s + settings.teardown_s
+    deadline_s = trio.current_time() + ending_s + GOODBYE_S + PATIENCE_S
+    with trio.CancelScope(deadline=deadline_s, shield=True):
+        await service.stopped.wait()
+    if not service.stopped.is_set():
+        log.error("exit without what would not stop", extra={"after_s": ending_s})
+        os._exit(STUCK_EXIT)  # Trio would wait for it, and the process manager for us
 
 
 def _warn_of_typos(environ: Mapping[str, str]) -> None:

@@ -110,6 +110,8 @@ def samples_given(
         as_samples(block[:0] if block.ndim == 1 else block)
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
+    except Exception as error:  # of the thing's own code, which numpy asks what it is
+        raise TypeError(f"{what}: expected float samples, got {_shown(value)}") from error
     return (
         _sound(what, as_samples(block[start : start + length]))
         for start in range(0, max(1, len(block)), length)

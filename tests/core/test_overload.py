@@ -6,10 +6,12 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import trio
 
 from tests.core.test_command_line import Answer, ask, ask_upgrade, running
 from tests.edge.peers import TEXT, Peer, frame, head
+from trio_bridge.simulator import Scenario, SpeakerPart, simulate
 
 HOG = '''
 import time
@@ -18,9 +20,7 @@ import trio_bridge as tb
 
 
 def think(seconds):
-    ends_s = time.perf_counter() + seconds
-    while time.perf_counter() < ends_s:
-        pass
+    time.sleep(seconds)  # in the loop's thread: nothing else runs meanwhile
 
 
 async def agent(meeting: tb.Meeting) -> None:
@@ -34,7 +34,7 @@ async def agent(meeting: tb.Meeting) -> None:
                         thinking.cancel()
             nursery.start_soon(wait_for_a_word)
             while meeting.bot_id == "hog":
-                think(0.1)
+                think(0.05)
                 await trio.sleep(0.01)
     await trio.sleep_forever()
 '''
@@ -54,6 +54,45 @@ async def keep(process: trio.Process, written: bytearray) -> None:
         written += data
 
 
+STUBBORN = """
+import trio
+
+
+async def agent(meeting):
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+"""
+
+NEIGHBOUR = """
+import time
+import trio
+import trio_bridge as tb
+
+
+async def agent(meeting: tb.Meeting) -> None:
+    if meeting.bot_id == "hog":
+        for _ in range(15):
+            time.sleep(0.15)  # and nothing else runs meanwhile
+            await trio.sleep(0.05)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(speak, meeting)
+        async for _ in meeting.events(chunk_ms=20):
+            pass
+
+
+async def speak(meeting: tb.Meeting) -> None:
+    async with meeting.turn() as turn:
+        await turn.say([0.1] * 16_000 * 4, rate_hz=16_000)
+"""
+
+
+def environment(directory: Path, module: str, text: str) -> dict[str, str]:
+    """Where ``python -m trio_bridge`` finds an agent of ours."""
+    (directory / f"{module}.py").write_text(text)
+    ours = os.environ.get("PYTHONPATH", os.getcwd())
+    return {"PYTHONPATH": os.pathsep.join([str(directory), ours])}
+
+
 async def until_ready_says(port: int, status: int) -> Answer:
     while True:
         answer = await ask(port, "/ready")
@@ -63,18 +102,17 @@ async def until_ready_says(port: int, status: int) -> Answer:
 
 
 async def test_a_busy_loop_keeps_new_bots_out_and_lets_them_in_again(tmp_path: Path) -> None:
-    (tmp_path / "hog.py").write_text(HOG)
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", os.getcwd())])
-    flags = ("--agent", "hog:agent", "--max-lag-percent", "25", "--watchdog-ms", "60")
+    environ = environment(tmp_path, "hog", HOG)
+    flags = ("--agent", "hog:agent", "--max-lag-percent", "12", "--watchdog-ms", "30")
     written = bytearray()
-    async with running(*flags, PYTHONPATH=path) as bridge, trio.open_nursery() as nursery:
+    async with running(*flags, **environ) as bridge, trio.open_nursery() as nursery:
         nursery.start_soon(keep, bridge.process, written)  # a full pipe would block the loop
         control = await join(bridge.port, "/hog/bridge", "hog")
         assert (await control.read())[0] == TEXT  # the ack
         answer = await until_ready_says(bridge.port, 503)
         body = json.loads(answer.body)
         assert (body["reason"], body["status"]) == ("overloaded", "ok")
-        assert body["lag_ms"] >= 25
+        assert body["lag_ms"] >= 12
         assert (await ask(bridge.port, "/health")).status == 200
 
         refused = await ask_upgrade(bridge.port, "/new/bridge")
@@ -106,3 +144,52 @@ async def test_a_busy_loop_keeps_new_bots_out_and_lets_them_in_again(tmp_path: P
     assert names.count("no longer overloaded") == 1
     refusals = [line for line in lines if line["event"] == "new meeting refused"]
     assert {line["reason"] for line in refusals} == {"overloaded"}
+
+
+async def test_beside_an_agent_that_blocks_the_loop_nothing_is_lost_and_speech_has_no_gap(
+    tmp_path: Path,
+) -> None:
+    """Blocked for less than the lead, again and again, in the middle of the other's speech."""
+    environ = environment(tmp_path, "blocking", NEIGHBOUR)
+    written = bytearray()
+    flags = ("--agent", "blocking:agent", "--max-lag-percent", "0", "--drain-s", "0")
+    async with running(*flags, **environ) as bridge, trio.open_nursery() as nursery:
+        nursery.start_soon(keep, bridge.process, written)
+        hogs: list[Peer] = []
+
+        async def disturb() -> None:
+            await trio.sleep(1.0)
+            hogs.append(await join(bridge.port, "/bridge", "hog"))
+
+        nursery.start_soon(disturb)
+        alice = SpeakerPart("Alice", "a", np.full(48_000 * 4, 0.001, np.float32), 0.0)
+        url = f"ws://127.0.0.1:{bridge.port}"
+        report = await simulate(
+            Scenario(url=url, bot_id="good", duration_s=5.0, speakers=(alice,))
+        )
+        await trio.aclose_forcefully(hogs[0].stream)
+        bridge.process.terminate()
+        assert await bridge.process.wait() == 0
+    lines = [json.loads(line) for line in written.decode().splitlines()]
+    (ended,) = [
+        line for line in lines if line["event"] == "meeting ended" and line["bot_id"] == "good"
+    ]
+    assert ended["received_s"] >= 4.0
+    assert (ended["dropped_s"], ended["ledger"], ended["starved"]) == (0, "balanced", 0)
+    assert (report.gaps.count, report.heard_s) == (0, 4.0)
+
+
+async def test_a_process_ends_though_an_agent_refuses_to(tmp_path: Path) -> None:
+    environ = environment(tmp_path, "stubborn", STUBBORN)
+    flags = ("--drain-s", "0.1", "--wrap-up-s", "0.1", "--teardown-s", "0.2")
+    async with running("--agent", "stubborn:agent", *flags, **environ) as bridge:
+        control = await join(bridge.port, "/bridge", "b")
+        assert (await control.read())[0] == TEXT  # the ack
+        bridge.process.terminate()
+        status, errors = await bridge.ends()
+        await trio.aclose_forcefully(control.stream)
+    lines = [json.loads(line) for line in errors.splitlines()]
+    names = [line["event"] for line in lines]
+    assert status == 1, errors
+    assert "meeting would not stop" in names
+    assert names[-1] == "exit without what would not stop"
