@@ -103,7 +103,16 @@ async def until_ready_says(port: int, status: int) -> Answer:
 
 async def test_a_busy_loop_keeps_new_bots_out_and_lets_them_in_again(tmp_path: Path) -> None:
     environ = environment(tmp_path, "hog", HOG)
-    flags = ("--agent", "hog:agent", "--max-lag-percent", "12", "--watchdog-ms", "30")
+    flags = (
+        "--agent",
+        "hog:agent",
+        "--max-lag-percent",
+        "12",
+        "--watchdog-ms",
+        "30",
+        "--drain-s",
+        "0",
+    )
     written = bytearray()
     async with running(*flags, **environ) as bridge, trio.open_nursery() as nursery:
         nursery.start_soon(keep, bridge.process, written)  # a full pipe would block the loop
