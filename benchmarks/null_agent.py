@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from benchmarks.signals import AGENT_RATE_HZ, tone
-from benchmarks.stamps import Stamps, index_of, is_spoken_to, open_stamps
+from benchmarks.stamps import Stamps, cut_ms, index_of, is_spoken_to, open_stamps
 from trio_bridge.meeting import Meeting
 
 _open: list[Stamps] = []  # one file for all meetings; opened late so that imports stay harmless
@@ -20,7 +20,7 @@ async def null(meeting: Meeting) -> None:
         if is_spoken_to(bot):
             nursery.start_soon(_talk, meeting)
         samples = 0
-        async for chunk in meeting.audio(rate_hz=AGENT_RATE_HZ, chunk_ms=20):
+        async for chunk in meeting.audio(rate_hz=AGENT_RATE_HZ, chunk_ms=cut_ms()):
             samples += len(chunk.samples)
             stamps.note(bot, samples)
         nursery.cancel_scope.cancel()

@@ -39,7 +39,7 @@ with nothing around it: no timeline, no speech detection, no limits, no ledger.
 - **Latency** is from the frame's *scheduled* send time (open loop: a stall is not hidden) to
   the consumer's hands. What the resampler holds back by design is taken out: each hand-over is
   matched with the frame it had to wait for, which soxr's own counting tells (`latency.py`).
-  trio_bridge's consumer takes chunks of 20 ms as agents do, the others' what soxr gives out.
+  All consumers take what soxr gives out; in the row *cut to 20 ms* all take chunks of 20 ms.
 - **Memory** is the growth of resident memory a meeting (both sockets), after one that is not
   counted, so that nobody pays for imports.
 - **Ratios** are our CPU over theirs, so **below 1 we are cheaper**; each is the median over

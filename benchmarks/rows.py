@@ -21,6 +21,8 @@ class Row:
     talk_every: int = 0
     """Every how many-th bot is spoken to without a pause; 0 for none."""
     tls: bool = False
+    cut_ms: int = 0
+    """The consumer wants chunks of so many ms; 0: in whatever lengths soxr gives them."""
 
     @property
     def title(self) -> str:
@@ -34,6 +36,8 @@ class Row:
             parts.append(f"{100 // self.talk_every} % spoken to")
         if self.tls:
             parts.append("TLS")
+        if self.cut_ms:
+            parts.append(f"cut to {self.cut_ms} ms")
         return ", ".join(parts)
 
 
@@ -46,6 +50,7 @@ OTHERS = (
     Row(form="legacy JSON"),
     Row(talk_every=5),
     Row(tls=True),
+    Row(cut_ms=20),
 )
 FULL = SCALE + OTHERS
 QUICK = (Row(bots=50),)

@@ -19,6 +19,8 @@ FILE_VARIABLE = "BENCH_STAMPS"
 """Environment variable with the path of the file to stamp into."""
 TALK_VARIABLE = "BENCH_TALK_EVERY"
 """Environment variable: every how many-th bot is spoken to all the time; 0 for none."""
+CUT_VARIABLE = "BENCH_CUT_MS"
+"""Environment variable: the length of a consumer's chunks in ms; 0 for as they come."""
 ALWAYS_TALK_FROM = 100_000
 """Bots with this number and above are spoken to all the time, in any load."""
 BOT_PREFIX = "bench-"
@@ -43,6 +45,11 @@ def is_spoken_to(index: int) -> bool:
     if index >= ALWAYS_TALK_FROM:
         return True
     return every > 0 and index >= 0 and index % every == 0
+
+
+def cut_ms() -> int:
+    """How long the consumers' chunks are to be; 0 for as they come."""
+    return int(os.environ.get(CUT_VARIABLE, "0"))
 
 
 def make_stamp_file(path: Path, capacity: int) -> None:

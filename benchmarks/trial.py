@@ -30,7 +30,13 @@ from benchmarks.results import Figures
 from benchmarks.rows import Row
 from benchmarks.servers import Candidate, Tls, running
 from benchmarks.signals import samples_out_after
-from benchmarks.stamps import FILE_VARIABLE, TALK_VARIABLE, make_stamp_file, read_stamps
+from benchmarks.stamps import (
+    CUT_VARIABLE,
+    FILE_VARIABLE,
+    TALK_VARIABLE,
+    make_stamp_file,
+    read_stamps,
+)
 
 SHARED_MEMORY = Path("/dev/shm")
 """In memory, so that no stamp ever waits for a disk."""
@@ -87,7 +93,11 @@ def run_trial(
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as directory:
         stamps = Path(directory) / "stamps"
         make_stamp_file(stamps, STAMPS_A_FRAME * row.bots * total)
-        variables = {FILE_VARIABLE: str(stamps), TALK_VARIABLE: str(row.talk_every)}
+        variables = {
+            FILE_VARIABLE: str(stamps),
+            TALK_VARIABLE: str(row.talk_every),
+            CUT_VARIABLE: str(row.cut_ms),
+        }
         with running(candidate, cores, variables, tls) as server:
             first = connect(server.port, FIRST_BOT, client_tls)
             stream([first], row, frames, 0.0, 0.3, lambda: None)

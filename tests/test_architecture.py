@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "trio_bridge"
 LAYERS = (
     {"errors", "log", "admission", "watchdog"},
-    {"wire", "audio", "config", "edge", "routes", "tls"},
-    {"pulse", "lanes", "given", "turns", "pacing", "bargein", "intake", "attendance"},
+    {"wire", "audio", "setting", "limits", "config", "edge", "routes", "tokens", "tls"},
+    {"door", "pulse", "lanes", "given", "turns", "pacing", "bargein", "intake", "attendance"},
     {"pump", "ears", "ledger", "clock"},
     {"meeting", "stretch"},
     {"inbox", "inflow"},
@@ -31,13 +31,14 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STDLIB = set(sys.stdlib_module_names)
 
 PURE = {"errors", "wire", "audio", "config", "pacing", "intake", "ledger", "routes", "bargein"}
-PURE |= {"admission", "given"}
+PURE |= {"setting", "limits", "tokens", "admission", "given"}
 """Sans-I/O: they never import trio."""
 PURE_MAY_USE = {"attrs", "numpy", "soxr", "trio_bridge"} | STDLIB
 MAY_ONLY_USE = {
     "wire": {"wire", "errors"},
     "audio": {"audio", "errors"},
-    "config": {"config", "errors"},
+    "config": {"config", "setting", "limits", "errors"},
+    "tokens": {"tokens", "errors"},
     "edge": {"edge", "errors", "log"},
     "agents": {"agents", "audio", "errors", "meeting"},
     "simulator": {"simulator", "audio", "errors", "wire"},

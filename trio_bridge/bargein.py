@@ -25,7 +25,7 @@ class BargeIn:
             return False
         if self._listening is None:
             settings = attrs.evolve(self.vad, onset_s=self.onset_s, preroll_s=0.0)
-            self._listening = EnergyVad(RATE_HZ, settings)
+            self._listening = EnergyVad(RATE_HZ, settings, keep=False)
         began = False
         for piece in pieces:
             may_start = piece.speaker is not None and piece.speaker.may_start_turn

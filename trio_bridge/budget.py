@@ -54,7 +54,7 @@ NAMED_BYTES = OBJECT_BYTES + 2 * NAME_CHARACTERS * CHARACTER_BYTES
 RESAMPLER_BYTES = 92 << 10
 EAR_RATE_HZ = 16_000
 """The default; another rate is another utterance."""
-AUDIO_MESSAGE_BYTES, CONTROL_MESSAGE_BYTES, LONGEST_COMMAND_BYTES = 256 << 10, 1 << 20, 1 << 20
+LONGEST_COMMAND_BYTES = 1 << 20
 COPIES = 4
 """Of a message on its way in: what came, what is cut, what trio-websocket joins, the text."""
 
@@ -90,8 +90,8 @@ def queues(settings: Settings) -> tuple[Queue, ...]:
             "message ids",
             MESSAGE_IDS * (OBJECT_BYTES + MESSAGE_ID_CHARACTERS * CHARACTER_BYTES),
         ),
-        Queue("audio socket", COPIES * AUDIO_MESSAGE_BYTES * settings.channels),
-        Queue("control socket", COPIES * CONTROL_MESSAGE_BYTES),
+        Queue("audio socket", COPIES * settings.audio_message_bytes * settings.channels),
+        Queue("control socket", COPIES * settings.control_message_bytes),
     )
 
 

@@ -34,15 +34,18 @@ async def serve_channel(
     settings: Settings,
     refusals: Throttle,
     elsewhere: Callable[[str], Carrier | None],
+    check_bot: Callable[[str], None],
 ) -> Onward | None:
     """Serve one accepted WebSocket until it or its meeting ends, and close it accordingly.
 
-    A first message that is no good closes it with 1003 or 1008 and makes no session. A good one
-    of a bot that ``elsewhere`` has another process for is given back, untouched, to go there.
+    A first message that is no good closes it with 1003 or 1008 and makes no session; so does
+    one of a bot that ``check_bot`` refuses with a `HandshakeError`. A good one of a bot that
+    ``elsewhere`` has another process for is given back, untouched, to go there.
     """
     try:
         first = await read_first(socket, settings.hello_s)
         hello = read_hello(first, route.bot_id)
+        check_bot(hello.bot_id)
     except SocketClosedError:
         return None
     except HandshakeError as error:

@@ -9,8 +9,10 @@ import argparse
 import gc
 import logging
 import os
+import re
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NoReturn, Protocol
 
@@ -18,11 +20,13 @@ import attrs
 import trio
 
 from trio_bridge.config import ENV_PREFIX, Settings, add_flags, load_settings
-from trio_bridge.errors import BridgeError, SettingsError
+from trio_bridge.errors import BridgeError, HandshakeError, SettingsError
 from trio_bridge.fleet.post import LIFELINE_VARIABLE
 from trio_bridge.log import set_up_logging
 from trio_bridge.meeting import Agent
-from trio_bridge.server import GOODBYE_S, Address, Server
+from trio_bridge.server import Address, Server
+from trio_bridge.tokens import BotToken, mint_token, read_ttl
+from trio_bridge.wire.hello import encode_hello, parse_hello
 
 log = logging.getLogger(__name__)
 
@@ -36,28 +40,37 @@ STUCK_EXIT = 1
 PATIENCE_S = 2.0
 """Beyond every deadline of the server's own."""
 
+_AMBIGUOUS = re.compile(r"(ambiguous option: --[\w-]+)=.* could match", re.DOTALL)
+"""Here argparse quotes ``--flag=value`` whole, and the value may be a secret."""
 COLLECT_AFTER = 10_000
 """Objects made and not freed yet that start the cycle collector."""
 
 COMMANDS = """commands:
+  token BOT_ID --ttl 2h     a token for one bot, good so long      (token --help)
   simulate ws://HOST:PORT   a MeetStream bot that tests any server (simulate --help)
   demo                      a short conversation on this machine   (demo --help)
 
 """
 EPILOG = """Every flag is also a variable (--lead-ms: TRIO_BRIDGE_LEAD_MS) and a key of the
 TOML file that --config names (lead_ms = 300). A flag wins over a variable, that over the file.
-Ctrl-C ends at once, SIGTERM after --drain-s; both tell every bot Close 1001.
+Ctrl-C ends at once, SIGTERM after --drain-s; both tell every bot Close 1001. SIGHUP reads
+--tls-cert and --tls-key anew and ends nothing, not even without them.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` names; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {"simulate": _simulate, "demo": _demo}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "simulate": _simulate,
+        "demo": _demo,
+        "token": _token,
+    }
     command = commands.get(arguments[0]) if arguments else None
     if command is not None:
         return _guarded(lambda: command(arguments[1:]))
-    parser = _parser("python -m trio_bridge", COMMANDS + EPILOG, "[simulate | demo] [flags]")
+    usage = "[simulate | demo | token] [flags]"
+    parser = _parser("python -m trio_bridge", COMMANDS + EPILOG, usage)
     return _guarded(lambda: _serve(parser, arguments, None))
 
 
@@ -80,8 +93,16 @@ def run(agent: Agent, argv: Sequence[str] | None = None) -> NoReturn:
 class _Parser(argparse.ArgumentParser):
     """One line about what is wrong, and not the usage of thirty flags before it."""
 
+    def parse_args(self, arguments: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        # Not what the unknown ones hold: it may be the secret behind a flag that has a typo.
+        flags, unknown = self.parse_known_args(arguments)
+        if unknown:
+            names = [a.partition("=")[0] for a in unknown if a.startswith("--")]
+            self.error(f"unknown flag {' '.join(names)}" if names else "a word without a flag")
+        return flags
+
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message}; see --help")
+        raise SettingsError(_AMBIGUOUS.sub(r"\1 could match", message) + "; see --help")
 
 
 def _parser(prog: str | None, epilog: str, usage: str) -> _Parser:
@@ -123,6 +144,41 @@ def _demo(arguments: list[str]) -> int:
     from trio_bridge.demo import main as demo
 
     return demo(arguments)
+
+
+def _token(arguments: list[str]) -> int:
+    """Write a token for one bot to stdout; the key is where the server finds it too."""
+    parser = _Parser(
+        prog="python -m trio_bridge token",
+        usage="%(prog)s BOT_ID --ttl 2h [flags]",
+        description="Make a token that lets one bot in until it expires: in the path as "
+        "/t/TOKEN/bridge, as ?token= or as a bearer token, as often as it likes.",
+        epilog="The key, 32 characters or more, is best a variable or in the file: every user "
+        "of a machine can read the flags of its processes.",
+    )
+    parser.add_argument("bot_id", metavar="BOT_ID", help="id that the bot will say it has")
+    parser.add_argument(
+        "--ttl",
+        required=True,
+        metavar="TIME",
+        help="how long it lets in, as 45m, 2h or 7d: a bot that comes back later, after a lost "
+        "connection too, is refused; one that is in stays in",
+    )
+    add_flags(parser, only={"token_key"})
+    given = parser.parse_args(arguments)
+    key = load_settings(vars(given), os.environ).token_key
+    if key is None:
+        raise SettingsError(
+            f"token_key: is needed to make tokens; set ${ENV_PREFIX}TOKEN_KEY, or name the "
+            "server's --config"
+        )
+    try:
+        bot_id = parse_hello(encode_hello(given.bot_id)).bot_id  # no token that no bot can use
+    except HandshakeError as error:
+        raise SettingsError(f"BOT_ID: {error}") from error
+    token = BotToken(bot_id, int(time.time()) + read_ttl(given.ttl))
+    sys.stdout.write(mint_token(key, token) + "\n")
+    return 0
 
 
 def _serve(parser: argparse.ArgumentParser, arguments: list[str], agent: Agent | None) -> int:
@@ -187,6 +243,8 @@ class _Service(Protocol):
 
     def stop(self, drain_s: float = 0.0) -> None: ...
 
+    async def reload(self) -> None: ...
+
 
 async def _run_until_told(
     make_service: Callable[[], _Service], name: str, settings: Settings
@@ -198,6 +256,8 @@ async def _run_until_told(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, signals, service, settings.drain_s, told)
             nursery.start_soon(_insist, service, settings, told)
+            if hasattr(signal, "SIGHUP"):  # Windows has none
+                await nursery.start(_obey_hang_ups, service)
             address: Address = await nursery.start(service.run)
             sys.stdout.write(f"trio_bridge listening on {address.url}\nagent: {name}\n")
             sys.stdout.flush()
@@ -217,12 +277,26 @@ async def _insist(service: _Service, settings: Settings, told: trio.Event) -> No
     """Leave, some time after we were told to, without what refuses to be cancelled."""
     await told.wait()
     ending_s = settings.drain_s + settings.wrap_up_s + settings.teardown_s
-    deadline_s = trio.current_time() + ending_s + GOODBYE_S + PATIENCE_S
+    deadline_s = trio.current_time() + ending_s + settings.close_s + PATIENCE_S
     with trio.CancelScope(deadline=deadline_s, shield=True):
         await service.stopped.wait()
     if not service.stopped.is_set():
         log.error("exit without what would not stop", extra={"after_s": ending_s})
         os._exit(STUCK_EXIT)  # Trio would wait for it, and the process manager for us
+
+
+async def _obey_hang_ups(
+    service: _Service, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Reload at each SIGHUP, whose default is to end the process.
+
+    Also where there is nothing to reload, and when it was a terminal that closed: a signal that
+    some bridges reload at and others die of would be a trap.
+    """
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:  # what comes meanwhile is one more reload, not many
+            await service.reload()
 
 
 def _warn_of_typos(environ: Mapping[str, str]) -> None:

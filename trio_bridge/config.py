@@ -8,73 +8,24 @@ file, the file over the default. Knows no I/O but reading that file.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
 from trio_bridge.errors import SettingsError
+from trio_bridge.limits import Limits
+from trio_bridge.setting import KINDS, kind_of
+from trio_bridge.setting import setting as _setting
 
 ENV_PREFIX = "TRIO_BRIDGE_"
-
-
-def _setting(
-    default: Any,
-    text: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    metavar: str | None = None,
-    secret: bool = False,
-) -> Any:
-    """One setting: ``text`` says its unit and its reason; ``default`` gives its type."""
-    return attrs.field(
-        default=default,
-        repr=not secret,
-        converter=_as_tuple if isinstance(default, tuple) else None,
-        validator=_validator(low, high, choices, secret),
-        metadata={"text": text, "choices": choices, "metavar": metavar, "secret": secret},
-    )
-
-
-def _validator(
-    low: float | None, high: float | None, choices: tuple[str, ...], secret: bool
-) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        name = attribute.name
-        kind = _kind(attribute)
-        if kind is float and type(value) is int:
-            value = float(value)
-        parts = value if isinstance(value, tuple) else (value,)
-        expected = str if isinstance(attribute.default, tuple) else kind
-        if value is None and attribute.default is None:
-            return
-        shown = "something else" if secret else repr(value)
-        if not all(type(part) is expected for part in parts):
-            raise SettingsError(f"{name}: expected {_WORDS[expected]}, got {shown}")
-        if expected is str and not all(part.strip() for part in parts):
-            raise SettingsError(f"{name}: expected {_WORDS[expected]}, got an empty one")
-        if low is not None and high is not None and not low <= value <= high:
-            raise SettingsError(f"{name}: expected {low:g} to {high:g}, got {shown}")
-        if choices and value not in choices:
-            raise SettingsError(f"{name}: expected {' or '.join(choices)}, got {value!r}")
-
-    return check
-
-
-def _as_tuple(value: Any) -> Any:
-    if isinstance(value, str):  # one text is one item, never its letters
-        return (value,)
-    return tuple(value) if isinstance(value, list | tuple) else value
-
-
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+SHORTEST_KEY = 32
+"""Characters: `openssl rand -hex 16` makes so many, and nobody guesses 128 bits."""
 
 
 @attrs.frozen(kw_only=True)
-class Settings:
+class Settings(Limits):
     """Everything an operator can choose. Units are in the names; bad values raise
     `SettingsError` with the name and the mend."""
 
@@ -83,7 +34,7 @@ class Settings:
     tls_cert: str | None = _setting(
         None,
         "PEM file of the certificate and its chain: bots connect with wss:// and TLS 1.2 or "
-        "newer; read once, so a renewed one needs a restart",
+        "newer; SIGHUP reads a renewed one",
         metavar="FILE",
     )
     tls_key: str | None = _setting(
@@ -125,9 +76,17 @@ class Settings:
     token: tuple[str, ...] = _setting(
         (),
         "secret that a bot must show (repeatable): in the path as /t/TOKEN/bridge, as "
-        "?token= or as a bearer token; none: everybody may connect",
+        "?token= or as a bearer token; none, and no --token-key: everybody may connect",
         metavar="TEXT",
         secret=True,
+    )
+    token_key: str | None = _setting(
+        None,
+        "secret that tokens of one bot are made with, which expire: `trio_bridge token BOT_ID "
+        "--ttl 2h`; they are shown like --token, and of no use to another bot",
+        metavar="TEXT",
+        secret=True,
+        shortest=SHORTEST_KEY,
     )
     allowed_origin: tuple[str, ...] = _setting(
         (),
@@ -249,10 +208,19 @@ class Settings:
             )
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` a flag for every setting, with its unit and default, and ``--config``."""
+def add_flags(parser: argparse.ArgumentParser, only: Collection[str] = ()) -> None:
+    """Give ``parser`` a flag for every setting, with its unit and default, and ``--config``.
+
+    With ``only`` these settings alone; `load_settings` has the others from where it finds them.
+    """
     parser.add_argument("--config", metavar="FILE", help="TOML file with any of these settings")
-    for field in attrs.fields(Settings):
+    groups: dict[str, argparse._ActionsContainer] = {"": parser}
+    for field in _in_groups():
+        if only and field.name not in only:
+            continue
+        group = field.metadata["group"]
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
         flag = "--" + field.name.replace("_", "-")
         choices = field.metadata["choices"]
         options: dict[str, Any] = {"dest": field.name, "default": None}
@@ -264,9 +232,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             options["metavar"] = (
                 "|".join(choices)
                 or field.metadata["metavar"]
-                or ({int: "N", float: "X"}.get(_kind(field), "TEXT"))
+                or ({int: "N", float: "X"}.get(kind_of(field), "TEXT"))
             )
-        parser.add_argument(flag, help=_help(field), **options)
+        groups[group].add_argument(flag, help=_help(field), **options)
 
 
 def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -295,15 +263,27 @@ def load_settings(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Setti
 
 
 def settings_table() -> str:
-    """Every setting as a Markdown table: the README's, and a test keeps them the same."""
-    rows = ["| flag | default | what |", "|---|---|---|"]
-    for field in attrs.fields(Settings):
+    """Every setting as Markdown, a table a group: the README's, a test keeps them the same."""
+    rows = []
+    group = None
+    for field in _in_groups():
+        if field.metadata["group"] != group:
+            group = field.metadata["group"]
+            rows += [f"\n{group[:1].upper()}{group[1:]}:\n"] if group else []
+            rows += ["| flag | default | what |", "|---|---|---|"]
         default = field.default
         shown = ", ".join(default) if isinstance(default, tuple) else default
         shown = "" if shown is None else "on" if shown is True else shown
         text = field.metadata["text"]
         rows.append(f"| `--{field.name.replace('_', '-')}` | {shown} | {text} |")
     return "\n".join(rows) + "\n"
+
+
+def _in_groups() -> Iterator[attrs.Attribute[Any]]:
+    """The settings as they are shown: those without a group first."""
+    fields = attrs.fields(Settings)
+    groups = dict.fromkeys(["", *(field.metadata["group"] for field in fields)])
+    return (f for group in groups for f in fields if f.metadata["group"] == group)
 
 
 def _help(field: attrs.Attribute[Any]) -> str:
@@ -315,13 +295,9 @@ def _help(field: attrs.Attribute[Any]) -> str:
     return f"{field.metadata['text']} [{shown}]".replace("%", "%%")
 
 
-def _kind(field: attrs.Attribute[Any]) -> type:
-    return str if field.default is None else type(field.default)
-
-
 def _parse(field: attrs.Attribute[Any], given: Any, source: str) -> Any:
     """What a flag or variable says, in the setting's type."""
-    kind = _kind(field)
+    kind = kind_of(field)
     if kind is tuple:
         items = (
             tuple(filter(None, given.split(","))) if isinstance(given, str) else tuple(given)
@@ -339,7 +315,7 @@ def _parse(field: attrs.Attribute[Any], given: Any, source: str) -> Any:
         try:
             return kind(given)
         except ValueError:
-            raise SettingsError(f"{source}: expected {_WORDS[kind]}, got {given!r}") from None
+            raise SettingsError(f"{source}: expected {KINDS[kind]}, got {given!r}") from None
     return given
 
 

@@ -73,6 +73,16 @@ class Inflow:
         self._give(self.intake.timeline.finish(now_s), now_s)
         self.audience.close()
 
+    def let_go(self) -> None:
+        """Nobody will call again: drop what calls back, and with it the reference cycles.
+
+        A meeting with some hundred KiB of speech in it must not wait for the collector; and a
+        failed agent's, which Trio's own cycles keep until then, must not hold the speech.
+        """
+        self._end_stretch()
+        self.playout.let_go()
+        self.audience.settle = self.on_barge_in = _nothing
+
     @property
     def frames(self) -> int:
         """Good frames so far."""
@@ -99,3 +109,7 @@ class Inflow:
     def _end_stretch(self) -> None:
         self._settle()
         self._stretch = None
+
+
+def _nothing() -> None:
+    pass

@@ -234,9 +234,11 @@ class Meeting:
     ) -> Ear[AudioChunk]:
         """The meeting's audio from now on, at the rate, chunk size and view asked for.
 
-        ``by="mix"`` is what a person in the room hears; ``by="speaker"`` each speaker alone,
-        chunks of several interleaved. Own voice is left out. When the agent is slower than
-        the meeting the oldest audio is dropped once ``backlog_ms`` wait (default: the setting).
+        With ``chunk_ms`` 0 it comes in whatever lengths it has, which costs least: a frame or
+        two at a time. ``by="mix"`` is what a person in the room hears; ``by="speaker"`` each
+        speaker alone, chunks of several interleaved. Own voice is left out. When the agent is
+        slower than the meeting the oldest audio is dropped once ``backlog_ms`` wait (default:
+        the setting).
 
         Raises:
             ValueError, TypeError: a rate, chunk length, view or backlog that cannot be had.

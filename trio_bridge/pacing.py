@@ -129,6 +129,11 @@ class Playout:
             self._ends_s = now_s
         return flushed
 
+    def let_go(self) -> None:
+        """Nobody will send any more: give the memory back, up to 200 KiB a second of speech.
+        The books stay."""
+        self._pieces.clear()
+
     def unplayed(self, now_s: float) -> int:
         """Samples sent that the bot has not played yet, by the model."""
         return round(max(0.0, self._ends_s - now_s) * RATE_HZ)

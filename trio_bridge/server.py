@@ -6,7 +6,9 @@ import errno
 import ipaddress
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -16,9 +18,9 @@ from trio_bridge.admission import RETRY_S, Admission, Lag, Reason, late_limit_ms
 from trio_bridge.channel import serve_channel
 from trio_bridge.clock import Clock
 from trio_bridge.config import Settings
+from trio_bridge.door import Door, edge_limits
 from trio_bridge.edge.head import Refused, Request
 from trio_bridge.edge.http import Response
-from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.edge.listener import Edge
 from trio_bridge.edge.passing import Carrier, Onward
 from trio_bridge.edge.socket import Socket
@@ -27,23 +29,22 @@ from trio_bridge.log import Throttle
 from trio_bridge.meeting import Agent
 from trio_bridge.pulse import measure
 from trio_bridge.registry import Registry
-from trio_bridge.routes import read_route, shown_token, token_is_good
+from trio_bridge.routes import read_route
 from trio_bridge.session import GOING_AWAY, Session
-from trio_bridge.tls import server_context
+from trio_bridge.tls import renewed_context, server_context
 from trio_bridge.watchdog import watching
 
 log = logging.getLogger(__name__)
 
 Listener = trio.abc.Listener[trio.SocketStream]
 
-HELLO_SLACK_S = 2.0
-"""Between our own deadline for the hello, which can say why, and the edge's, which cannot."""
 TRY_AGAIN = 1013
 """The close code that asks for another try later (IANA's registry; RFC 6455 has none)."""
 _GOING = "going away"
 UPGRADE = (("upgrade", "websocket"), ("connection", "upgrade"))
-GOODBYE_S = 3.0
-"""What is left of a cancelled server: time to say Close 1001 to every socket."""
+GOODBYE_SLACK_S = 1.0
+"""What is left of a cancelled server on top of ``close_s``: time to say Close 1001 to every
+socket, and for its tasks to end."""
 
 
 @attrs.frozen
@@ -83,6 +84,8 @@ class Server:
     agent: Agent
     settings: Settings = attrs.field(factory=Settings)
     siblings: Siblings | None = None
+    wall_clock: Callable[[], float] = time.time
+    """Seconds since 1970, for tokens that expire."""
     edge: Edge = attrs.field(init=False)
     admission: Admission = attrs.field(init=False)
     registry: Registry = attrs.field(init=False)
@@ -92,6 +95,7 @@ class Server:
     stopped: trio.Event = attrs.field(factory=trio.Event, init=False)
     """`run` is over."""
     _clock: Clock = attrs.field(factory=Clock, init=False)
+    _door: Door = attrs.field(init=False)
     _refusals: Throttle = attrs.field(factory=Throttle, init=False)
     _closed_door: Throttle = attrs.field(factory=Throttle, init=False)
     _stop: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -106,6 +110,7 @@ class Server:
             )
         limit_ms = late_limit_ms(settings.lead_ms, settings.chunk_ms, settings.max_lag_percent)
         self.admission = Admission(settings.max_sessions, Lag(limit_ms))
+        self._door = Door(settings.token, settings.token_key, self.wall_clock)
         self.edge = Edge(
             on_http=self._answer,
             on_socket=self._serve_socket,
@@ -113,10 +118,7 @@ class Server:
             elsewhere=self._elsewhere,
             tick_s=settings.audio_tick_ms / 1000,
             tls=server_context(settings.tls_cert, settings.tls_key),
-            limits=EdgeLimits(
-                hello_s=settings.hello_s + HELLO_SLACK_S,
-                allowed_origins=frozenset(settings.allowed_origin),
-            ),
+            limits=edge_limits(settings),
         )
 
     async def run(
@@ -131,7 +133,7 @@ class Server:
         something else opened them (socket activation, a test's memory).
 
         Cancelling it is a clean end too: every socket is told Close 1001, within
-        `GOODBYE_S`, and every meeting's tasks are gone when it returns.
+        ``close_s`` and `GOODBYE_SLACK_S`, and every meeting's tasks are gone when it returns.
 
         Raises:
             SettingsError: the address cannot be listened on.
@@ -163,7 +165,8 @@ class Server:
                 await self._drain()
             finally:
                 self.draining = True
-                with trio.move_on_after(GOODBYE_S, shield=True):
+                goodbye_s = self.settings.close_s + GOODBYE_SLACK_S
+                with trio.move_on_after(goodbye_s, shield=True):
                     await self._say_goodbye()
                 nursery.cancel_scope.cancel()
 
@@ -189,6 +192,26 @@ class Server:
         self.draining = True
         self._stop.set()
 
+    async def reload(self) -> None:
+        """Read the TLS files anew: for connections to come, those that there are go on.
+
+        With a pair that cannot be used the old one stays, and one ERROR says why.
+        """
+        cert, key = self.settings.tls_cert, self.settings.tls_key
+        if cert is None or key is None:
+            await trio.lowlevel.checkpoint()
+            log.info("nothing to reload", extra={"reason": "no --tls-cert"})
+            return
+        try:
+            renewed = await renewed_context(cert, key)
+        except SettingsError as error:
+            fields = {"reason": str(error)}
+        else:
+            self.edge.tls = renewed
+            log.info("certificate renewed", extra={"file": cert})
+            return
+        log.error("certificate not renewed: the old one stays", extra=fields)
+
     async def _drain(self) -> None:
         log.info("draining", extra={"meetings": len(self.registry)})
         with self._draining_scope:
@@ -213,12 +236,7 @@ class Server:
         route = read_route(request.path)
         if route is None:
             raise Refused(404, "no such channel: /bridge and /bridge/audio are")
-        authorization = request.get(b"authorization")
-        shown = shown_token(
-            route, request.query, authorization.decode("latin-1") if authorization else None
-        )
-        if not token_is_good(shown, self.settings.token):
-            raise Refused(401, "a token is needed", (("www-authenticate", "Bearer"),))
+        self._door.let_in(request, route)
         if self.draining:  # running meetings too: their bots are better off elsewhere
             raise _not_now("draining")
         if route.bot_id is None or route.bot_id in self.registry:
@@ -258,7 +276,13 @@ class Server:
         route = read_route(socket.request.path)
         assert route is not None  # _admit refused it otherwise
         return await serve_channel(
-            socket, route, self.registry, self.settings, self._refusals, self._carrier
+            socket,
+            route,
+            self.registry,
+            self.settings,
+            self._refusals,
+            self._carrier,
+            partial(self._door.check_bot, socket.request, route),
         )
 
     async def _answer(self, request: Request) -> Response:
@@ -317,7 +341,7 @@ def address_of(listener: Listener, settings: Settings) -> Address:
 
 def warn_when_open(address: Address, settings: Settings) -> None:
     """Log it when strangers can reach ``address`` and need no token."""
-    if settings.token or not address.port:
+    if settings.token or settings.token_key or not address.port:
         return
     if not ipaddress.ip_address(address.host.split("%")[0]).is_loopback:
         log.warning(

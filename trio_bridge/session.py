@@ -40,9 +40,6 @@ from trio_bridge.wire.frames import FrameError
 GOING_AWAY, UNSUPPORTED, VANISHED, FAILED = 1001, 1003, 1006, 1011
 """Close codes of RFC 6455 §7.4.1 that a session says or sees."""
 
-AUDIO_MESSAGE_BYTES = 256 << 10
-"""A channel's share of an audio message: 2 s of PCM even in base64, the longest frame taken."""
-CONTROL_MESSAGE_BYTES = 1 << 20
 IDLE_TICK_S = 1.0
 """How often a meeting looks after its time while no audio channel is there."""
 
@@ -159,6 +156,7 @@ class Session:
             self._ready.set()
             self._attendance.dismiss(*self._verdict)
             self.log.info("meeting ended", extra=self._summary())
+            self.inflow.let_go()
 
     async def _live(self, watch: trio.Nursery, reporting: trio.CancelScope) -> None:
         async with trio.open_nursery() as self._nursery:
@@ -320,13 +318,13 @@ class Session:
 
     async def _read_audio(self, link: Link) -> None:
         hear = functools.partial(self._on_audio, link)
-        size = AUDIO_MESSAGE_BYTES * self.settings.channels
+        size = self.settings.audio_message_bytes * self.settings.channels
         link.socket.arm(max_message_bytes=size, on_audio=hear, on_text=hear)
         while True:
             hear(await link.socket.receive())
 
     async def _read_control(self, link: Link) -> None:
-        link.socket.arm(max_message_bytes=CONTROL_MESSAGE_BYTES)
+        link.socket.arm(max_message_bytes=self.settings.control_message_bytes)
         if self._attendance.holds(link):  # not if replaced before its task first ran
             self.pump.attach(link.socket)
         bad = 0

@@ -9,15 +9,19 @@ import ssl
 from pathlib import Path
 from typing import NoReturn
 
+import trio
+
 from trio_bridge.errors import SettingsError
 
+RELOAD_S = 10.0
+"""For two small files; one may have become a pipe that nobody writes, or be on a dead mount."""
 _NOT_A_PAIR = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 
 
 def server_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
     """TLS 1.2 or newer with the chain in file ``cert`` and its key in ``key``; None for none.
 
-    Each file is read once, here, so it may be a pipe; the same one may hold both.
+    Each file is read once, so it may be a pipe; the same one may hold both. Blocks.
 
     Raises:
         SettingsError: names the file that is wrong, and the mend.
@@ -38,6 +42,28 @@ def server_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
         context.load_cert_chain(cert, key, locked)
     except (OSError, ValueError) as exc:  # an SSLError is an OSError; a path with NUL no path
         raise SettingsError(_what_is_wrong(cert, key or cert, exc)) from exc
+    return context
+
+
+async def renewed_context(cert: str, key: str) -> ssl.SSLContext:
+    """The same from the files as they are by now, without blocking; `RELOAD_S` at most.
+
+    A context of its own: one that is in use and then given half a bad pair would be broken.
+
+    Raises:
+        SettingsError: names the file that is wrong, and the mend.
+    """
+    try:
+        with trio.fail_after(RELOAD_S):
+            context = await trio.to_thread.run_sync(
+                server_context, cert, key, abandon_on_cancel=True
+            )
+    except trio.TooSlowError as exc:
+        raise SettingsError(
+            f"--tls-cert {cert}, --tls-key {key}: cannot be read within {RELOAD_S:g} s; give "
+            "files, no pipes"
+        ) from exc
+    assert context is not None  # there is a file
     return context
 
 

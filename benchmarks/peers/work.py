@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.signals import AGENT_RATE_HZ, WIRE_RATE_HZ, new_resampler, tone
-from benchmarks.stamps import Stamps, index_of, is_spoken_to
+from benchmarks.stamps import Stamps, cut_ms, index_of, is_spoken_to
 
 OWN_NAMES = frozenset({"meetstream agent", "meeting assistant"})
 """Speakers that are ourselves: trio_bridge's defaults, exact and case-folded as there."""
@@ -37,6 +38,8 @@ class PeerMeeting:
         self._resampler = new_resampler(WIRE_RATE_HZ, AGENT_RATE_HZ)
         self._queue: asyncio.Queue[Any] = asyncio.Queue(QUEUED_CHUNKS)
         self._tasks = [asyncio.create_task(self._consume())]
+        self._chunk = AGENT_RATE_HZ * cut_ms() // 1000
+        self._rest = np.zeros(0, np.float32)
 
     def hear(self, message: bytes | str) -> None:
         """One message of the audio channel: binary frame or legacy JSON."""
@@ -58,9 +61,19 @@ class PeerMeeting:
         ready = self._resampler.resample_chunk(samples)
         if not len(ready):
             return
+        if not self._chunk:
+            self._put(ready)
+            return
+        data = np.concatenate((self._rest, ready)) if len(self._rest) else ready
+        whole = len(data) - len(data) % self._chunk
+        for at in range(0, whole, self._chunk):
+            self._put(data[at : at + self._chunk])
+        self._rest = data[whole:]
+
+    def _put(self, chunk: npt.NDArray[np.float32]) -> None:
         if self._queue.full():
             self._queue.get_nowait()
-        self._queue.put_nowait(ready)
+        self._queue.put_nowait(chunk)
 
     def speak_through(self, send: SendText) -> None:
         """The control channel is there; a bot that is spoken to gets its tone from now on."""

@@ -64,6 +64,22 @@ def test_chunks_have_the_length_asked_for_and_add_up_to_the_meeting(
         assert chunk.duration_s == len(chunk.samples) / rate_hz
 
 
+def test_uncut_it_is_the_same_audio_in_the_lengths_it_came_in() -> None:
+    parts = [(ALICE, tone(0.5)), (BRUNO, tone(0.5, 0.7))]
+    cut, uncut = (
+        chunks(feed(Hearing(16_000, 20), *parts)),
+        chunks(feed(Hearing(16_000, 0), *parts)),
+    )
+    assert len(uncut) < len(cut)
+    whole, joined = (np.concatenate([c.samples for c in heard]) for heard in (cut, uncut))
+    assert np.array_equal(whole, joined)
+    at = 0
+    for chunk in uncut:
+        assert len(chunk.samples) > 0
+        assert chunk.start_s == pytest.approx(at / 16_000)
+        at += len(chunk.samples)
+
+
 def test_each_speaker_alone_is_that_speaker_and_silence_at_the_right_time() -> None:
     hearing = Hearing(48_000, 20, "speaker")
     parts = [(ALICE, tone(0.1)), (BRUNO, tone(0.1, 0.7)), (None, silence(4_800))] * 5

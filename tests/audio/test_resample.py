@@ -12,7 +12,7 @@ from trio_bridge.audio.pcm import Samples, from_pcm16, to_pcm16
 from trio_bridge.audio.resample import (
     AGENT_RATES_HZ,
     DELAY_MS,
-    MOST_AT_ONCE,
+    MOST_AT_ONCE_MS,
     QUALITIES,
     Quality,
     Resampler,
@@ -116,9 +116,11 @@ def test_a_rate_that_cannot_be_meant_is_refused(rate_hz: int) -> None:
         Resampler(WIRE_HZ, rate_hz)
 
 
+@pytest.mark.parametrize("from_hz", [8_000, 24_000, 48_000])
 def test_soxr_never_gets_more_than_it_may_keep_room_for(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, from_hz: int
 ) -> None:
+    most = from_hz * MOST_AT_ONCE_MS // 1000
     given_lengths: list[int] = []
     real = soxr.ResampleStream
 
@@ -132,6 +134,6 @@ def test_soxr_never_gets_more_than_it_may_keep_room_for(
             return out
 
     monkeypatch.setattr(soxr, "ResampleStream", Counting)
-    Resampler(48_000, 16_000).process(np.zeros(10 * MOST_AT_ONCE + 7, np.float32))
-    assert max(given_lengths) == MOST_AT_ONCE
-    assert sum(given_lengths) == 10 * MOST_AT_ONCE + 7
+    Resampler(from_hz, 16_000).process(np.zeros(10 * most + 7, np.float32))
+    assert max(given_lengths) == most
+    assert sum(given_lengths) == 10 * most + 7

@@ -91,3 +91,12 @@ def test_how_the_stream_is_cut_changes_nothing(block: int) -> None:
         if isinstance(ours, SpeechEnded) and isinstance(theirs, SpeechEnded):
             assert ours.start == theirs.start
             assert np.array_equal(ours.samples, theirs.samples)
+
+
+def test_one_that_keeps_no_audio_finds_the_same_beginnings() -> None:
+    speech = np.concatenate([silence(8_000), noise(1.0, -25), silence(16_000), noise(0.5, -25)])
+    kept, bare = events(speech), events(speech, vad=EnergyVad(RATE_HZ, keep=False))
+    assert [type(event) for event in kept] == [type(event) for event in bare]
+    began = [e.at for e in kept if isinstance(e, SpeechStarted)]
+    assert began == [e.at for e in bare if isinstance(e, SpeechStarted)]
+    assert all(len(e.samples) == 0 for e in bare if isinstance(e, SpeechEnded))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -159,10 +160,12 @@ class Room:
 
 
 @asynccontextmanager
-async def bridge(agent: Agent, **settings: Any) -> AsyncIterator[Room]:
+async def bridge(
+    agent: Agent, *, wall_clock: Callable[[], float] = time.time, **settings: Any
+) -> AsyncIterator[Room]:
     """A bridge with ``agent``; at the end it stops, and nothing of it may be left."""
     door = Door()
-    server = Server(agent, Settings(**settings))
+    server = Server(agent, Settings(**settings), wall_clock=wall_clock)
     async with trio.open_nursery() as peers:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, [door])

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_bridge.clock import GRID_S, Clock
+from trio_bridge.clock import GRID_S, STRIKES_A_TURN, Clock
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -54,3 +54,25 @@ async def test_who_asks_again_while_struck_is_struck_again(autojump_clock: MockC
         await trio.sleep(10)
         nursery.cancel_scope.cancel()
     assert 80 <= len(struck) <= 101
+
+
+async def test_many_that_fall_due_together_let_others_have_their_turn_in_between() -> None:
+    clock, struck, seen = Clock(), list[float](), set[int]()
+    many = 10 * STRIKES_A_TURN
+
+    async def bystander() -> None:
+        while len(struck) < many:
+            await trio.lowlevel.checkpoint()
+            seen.add(len(struck))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(clock.run)
+        for _ in range(many):
+            clock.at(trio.current_time() + 0.1, struck.append)
+        await trio.sleep(0.1)
+        nursery.start_soon(bystander)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert len(struck) == many
+    assert len(seen) >= 10 / 2
+    assert len(set(struck)) == 1, "all at the one time"

@@ -15,7 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_bridge.config import ENV_PREFIX, Settings, add_flags, load_settings, settings_table
+from trio_bridge.config import (
+    ENV_PREFIX,
+    SHORTEST_KEY,
+    Settings,
+    add_flags,
+    load_settings,
+    settings_table,
+)
 from trio_bridge.errors import SettingsError
 
 FIELDS = cast("tuple[attrs.Attribute[Any], ...]", attrs.fields(Settings))
@@ -49,7 +56,7 @@ def two_values(name: str) -> tuple[Any, Any]:
         return not default, default
     if isinstance(default, (int, float)):
         return default + 1, default
-    return "192.0.2.7", "other.example"
+    return ("k" * SHORTEST_KEY, "o" * 40) if name == "token_key" else ("192.0.2.7", "other")
 
 
 def flag_of(name: str) -> str:
@@ -360,7 +367,9 @@ def test_any_value_makes_settings_or_one_line(name: str, value: Any) -> None:
 
 
 def test_a_token_is_in_no_repr() -> None:
-    settings = Settings(token=("s3cret", "other-one"))
+    key = "s3cret" * 6
+    settings = Settings(token=("s3cret", "other-one"), token_key=key)
+    assert settings.token_key == key
     assert "s3cret" not in repr(settings)
     assert "other-one" not in str(settings)
     assert settings.token == ("s3cret", "other-one")
@@ -369,6 +378,17 @@ def test_a_token_is_in_no_repr() -> None:
 @pytest.mark.parametrize("token", [["s3cret", 5], ["s3cret", ""], ["s3cret", ["x"]]])
 def test_a_token_is_in_no_refusal(token: list[Any]) -> None:
     assert "s3cret" not in refusal(token=tuple(token))
+
+
+@pytest.mark.parametrize("key", ["s3cret" * 5, "", " " * 40, 5, ["s3cret" * 6]])
+def test_a_key_that_is_none_or_short_is_refused_and_not_shown(key: Any, tmp_path: Path) -> None:
+    arguments = as_file(tmp_path, "token_key", key)
+    for text in (refusal(token_key=key), refusal(arguments)):
+        assert "token_key: expected" in text
+        assert "s3cret" not in text
+    if isinstance(key, str):  # a variable left empty must not open the door
+        assert "s3cret" not in refusal([], {ENV_PREFIX + "TOKEN_KEY": key})
+        assert "s3cret" not in refusal([f"--token-key={key}"])
 
 
 def test_a_token_in_a_broken_file_is_not_shown(tmp_path: Path) -> None:
@@ -398,18 +418,25 @@ def test_help_shows_every_flag_with_its_text_and_default() -> None:
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_quantity_says_its_unit(name: str) -> None:
     text = field_named(name).metadata["text"]
-    unit = {"ms": "ms ", "s": "seconds ", "dbfs": "dBFS "}.get(name.rpartition("_")[2])
-    if unit is not None:
+    units = {"ms": "ms ", "s": "seconds ", "dbfs": "dBFS ", "bytes": "bytes "}
+    unit = units.get(name.rpartition("_")[2])
+    if unit is not None and not name.endswith("_per_s"):
         assert text.startswith(unit)
 
 
 def test_the_table_has_one_row_of_three_cells_a_setting() -> None:
-    heading, rule, *rows = settings_table().splitlines()
-    assert (heading.count("|"), rule) == (4, "|---|---|---|")
-    assert [row.split("`")[1] for row in rows] == [flag_of(name) for name in NAMES]
-    for row, field in zip(rows, FIELDS, strict=True):
+    first, second = settings_table().split("\nLimits of one peer; ")
+    rows = []
+    for table in (first, second[second.index("|") :]):
+        heading, rule, *more = table.splitlines()
+        assert (heading.count("|"), rule) == (4, "|---|---|---|")
+        rows += more
+    shown = [row.split("`")[1] for row in rows]
+    assert sorted(shown) == sorted(flag_of(name) for name in NAMES)
+    for row, flag in zip(rows, shown, strict=True):
         assert row.count("|") == 4
-        assert row.endswith(f" {field.metadata['text']} |")
+        text = field_named(flag[2:].replace("-", "_")).metadata["text"]
+        assert row.endswith(f" {text} |")
     assert "| `--port` | 8080 |" in settings_table()
     assert "| `--ack` | on |" in settings_table()
     assert "| `--agent` |  |" in settings_table()

@@ -15,8 +15,8 @@ from trio_bridge.audio.mixing import LONGEST_LEAD_S, Piece
 from trio_bridge.audio.pcm import Samples
 from trio_bridge.audio.speakers import OwnVoice, Speaker
 from trio_bridge.audio.timeline import RATE_HZ, Heard, Timeline
+from trio_bridge.config import Settings
 from trio_bridge.intake import LONGEST_FRAME_S, SPEAKERS_REMEMBERED, Intake
-from trio_bridge.session import AUDIO_MESSAGE_BYTES
 from trio_bridge.wire.frames import (
     AudioFrame,
     FrameError,
@@ -415,7 +415,7 @@ def test_the_largest_audio_message_has_room_for_the_longest_frame_in_any_form() 
         longest = AudioFrame("i" * 100, "n" * 100, bytes(2 * RATE_HZ * 2 * channels))
         for form in (encode_frame, encode_headed_frame, encode_legacy_frame):
             message = form(longest)
-            assert len(message) <= AUDIO_MESSAGE_BYTES * channels
+            assert len(message) <= Settings().audio_message_bytes * channels
             taken = intake(channels=channels)
             assert len(joined(taken.take(message, 0.0).mix)) == 2 * RATE_HZ
 

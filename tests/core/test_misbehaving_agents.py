@@ -444,7 +444,7 @@ CALLS: list[tuple[str, Call, list[Any]]] = [
     ("say: rate_hz", lambda m, v: _say(m, tone(0.1), v), NO_RATE),
     ("audio: rate_hz", lambda m, v: m.audio(rate_hz=v), NO_RATE),
     ("events: rate_hz", lambda m, v: m.events(rate_hz=v), NO_RATE),
-    ("chunk_ms", lambda m, v: m.audio(chunk_ms=v), [*NO_NUMBER, 0, -20, 2_001, 10**30]),
+    ("chunk_ms", lambda m, v: m.audio(chunk_ms=v), [*NO_NUMBER, -20, 2_001, 10**30]),
     ("by", lambda m, v: m.audio(by=v), CHOICES),
     ("backlog_ms", lambda m, v: m.events(backlog_ms=v), [*NO_NUMBER[1:], 0, -1, 60_001]),
 ]  # fmt: skip

@@ -71,8 +71,8 @@ import trio_bridge as tb
 
 async def agent(meeting: tb.Meeting) -> None:
     if meeting.bot_id == "hog":
-        for _ in range(15):
-            time.sleep(0.15)  # and nothing else runs meanwhile
+        for _ in range(8):
+            time.sleep(0.3)  # and nothing else runs meanwhile
             await trio.sleep(0.05)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(speak, meeting)
@@ -162,7 +162,8 @@ async def test_beside_an_agent_that_blocks_the_loop_nothing_is_lost_and_speech_h
     environ = environment(tmp_path, "blocking", NEIGHBOUR)
     written = bytearray()
     flags = ("--agent", "blocking:agent", "--max-lag-percent", "0", "--drain-s", "0")
-    async with running(*flags, **environ) as bridge, trio.open_nursery() as nursery:
+    lead = ("--lead-ms", "1000", "--audio-backlog-ms", "2000")  # a slow machine has its share
+    async with running(*flags, *lead, **environ) as bridge, trio.open_nursery() as nursery:
         nursery.start_soon(keep, bridge.process, written)
         hogs: list[Peer] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import select
 import socket as stdlib_socket
 import struct
@@ -318,6 +319,34 @@ async def test_with_a_tick_more_than_a_batch_is_read_in_the_same_tick(
         autojump_clock.jump(0.05)
         await wait_all_tasks_blocked()
         assert [sink.reads for sink in sinks] == [[b"x"]] * len(sinks)
+        nursery.cancel_scope.cancel()
+
+
+async def test_with_a_tick_what_comes_while_others_are_read_waits_for_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    """With hundreds of bots there is always somebody ready: the tick must not end for it."""
+    autojump_clock.autojump_threshold = math.inf
+    reads = [0] * (2 * BATCH)
+    async with reading(tick_s=0.05) as (hub, dialler), trio.open_nursery() as nursery:
+        pairs = [await dialler.pair(hub) for _ in reads]
+
+        def sink_of(number: int) -> Callable[[bytes], bool]:
+            def sink(_: bytes) -> bool:
+                reads[number] += 1
+                for client, _server in pairs:  # all are ready again, at once
+                    os.write(client.socket.fileno(), b"x")
+                return True
+
+            return sink
+
+        for client, server in pairs:
+            await client.send_all(b"x")
+            await arrived(server)
+        for number, (_, server) in enumerate(pairs):
+            nursery.start_soon(server.read_into, sink_of(number), AT_MOST)
+        await wait_all_tasks_blocked()
+        assert reads == [1] * len(reads)
         nursery.cancel_scope.cancel()
 
 

@@ -39,18 +39,25 @@ class Bot:
     bot_id: str
     in_path: bool = False
     """Its id is in the path, as live bots were seen to put it."""
+    token: str = ""
 
     async def open(self, kind: str, behind: bytes = b"") -> Peer:
         """Connect, say everything up to and with ``behind`` at once, and wait for the ack."""
         channel = "/bridge/audio" if kind == "audio" else "/bridge"
-        target = (f"/{self.bot_id}" if self.in_path else "") + channel
-        peer = await self.net.dial()
-        hello = frame(TEXT, encode_hello(self.bot_id).encode())
-        await peer.send(head(target=target.encode()), hello, behind)
+        peer = await self.knock(channel, behind)
         status, _, _ = await peer.answer()
         assert status == 101, status
         ack = await next_message(peer)
         assert "ack" in (ack.get("command"), ack.get("type"))
+        return peer
+
+    async def knock(self, channel: str = "/bridge", behind: bytes = b"") -> Peer:
+        """Connect and say all that, and wait for nothing."""
+        target = f"/{self.bot_id}" if self.in_path else ""
+        target += f"/t/{self.token}" if self.token else ""
+        peer = await self.net.dial()
+        hello = frame(TEXT, encode_hello(self.bot_id).encode())
+        await peer.send(head(target=(target + channel).encode()), hello, behind)
         return peer
 
 

@@ -9,7 +9,9 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -42,6 +44,7 @@ from trio_bridge.fleet.handover import (
 from trio_bridge.fleet.hatch import Hatch
 from trio_bridge.fleet.siblings import Siblings, hatch_path
 from trio_bridge.server import Address, Server
+from trio_bridge.tokens import BotToken, mint_token
 from trio_bridge.wire.hello import encode_hello
 
 (OURS,), (THEIRS,) = bots_of(0, 1), bots_of(1, 1)
@@ -85,11 +88,19 @@ def open_hatch(directory: str, slot: int) -> trio.SocketListener:
 
 
 @asynccontextmanager
-async def pair(path: Path, *, second: bool = True) -> AsyncIterator[Pair]:
-    """Two workers; with ``second=False`` the second one hangs: its hatch lets nobody in."""
+async def pair(
+    path: Path, *, second: bool = True, clocks_s: tuple[float, float] = (0, 0), **more: Any
+) -> AsyncIterator[Pair]:
+    """Two workers; with ``second=False`` the second one hangs: its hatch lets nobody in.
+
+    ``clocks_s`` is what they believe the time of day to be.
+    """
     directory = str(path)
-    settings = Settings(port=0, workers=2, host="127.0.0.1")
-    first, other = (Server(listener, settings, Siblings(n, 2, directory)) for n in (0, 1))
+    settings = Settings(port=0, workers=2, host="127.0.0.1", **more)
+    first, other = (
+        Server(listener, settings, Siblings(n, 2, directory), wall_clock=partial(float, now_s))
+        for n, now_s in enumerate(clocks_s)
+    )
     hatches = [open_hatch(directory, n) for n in (0, 1)]
     before = len(os.listdir("/proc/self/fd"))
     with trio.fail_after(DEADLINE_S):
@@ -396,3 +407,52 @@ async def test_a_worker_that_answers_with_nonsense_gave_no_answer(tmp_path: Path
                 {"slot": 0, "status": "ok", "meetings": 0, "meetings_begun": 0},
                 {"slot": 1, "status": "no answer"},
             ]
+
+
+# -- tokens of one bot -----------------------------------------------------------------------
+
+KEY = "k" * 32
+UNTIL_S = 1_000
+
+
+@pytest.mark.parametrize("in_path", [True, False])
+async def test_a_token_of_one_bot_is_good_wherever_its_bot_is_served(
+    in_path: bool, tmp_path: Path
+) -> None:
+    async with pair(tmp_path, token_key=KEY) as workers:
+        for bot_id, server in ((OURS, workers.first), (THEIRS, workers.second)):
+            token = mint_token(KEY, BotToken(bot_id, UNTIL_S))
+            audio = await Bot(workers.net, bot_id, in_path, token).open("audio", sound(9))
+            await heard(server, 9)
+            await leave(audio)
+        assert workers.counts() == (1, 0, 1)
+
+
+@pytest.mark.parametrize(("bot_id", "token_of"), [(OURS, THEIRS), (THEIRS, OURS)])
+async def test_a_token_of_another_bot_is_refused_where_it_is_shown(
+    bot_id: str, token_of: str, tmp_path: Path
+) -> None:
+    token = mint_token(KEY, BotToken(token_of, UNTIL_S))
+    async with pair(tmp_path, token_key=KEY) as workers:
+        late = await Bot(workers.net, bot_id, False, token).knock()
+        assert (await late.answer())[0] == 101  # whose it is, nobody has said
+        assert await late.close_code() == 1008
+        early = await Bot(workers.net, bot_id, True, token).knock()
+        assert (await early.answer())[0] == 401
+        assert workers.counts() == (0, 0, 0)
+        assert workers.first.served == workers.second.served == 0
+
+
+async def test_a_token_that_expires_on_its_way_is_judged_where_the_101_comes_from(
+    tmp_path: Path,
+) -> None:
+    token = mint_token(KEY, BotToken(THEIRS, UNTIL_S))
+    clocks_s = (UNTIL_S - 0.1, UNTIL_S + 0.1)
+    async with pair(tmp_path, token_key=KEY, clocks_s=clocks_s) as workers:
+        refused = await Bot(workers.net, THEIRS, True, token).knock()
+        assert (await refused.answer())[0] == 401
+        assert workers.second.served == 0
+        control = await Bot(workers.net, THEIRS, False, token).open("control")
+        assert workers.second.served == 1
+        assert workers.counts() == (2, 0, 2)
+        await leave(control)

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from trio_bridge.config import Settings
 from trio_bridge.edge.frames import TEXT, Cutter, unmask
 from trio_bridge.edge.head import Request
 from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.edge.passing import HandOverError, Passage, first_frame
+from trio_bridge.errors import SettingsError
 from trio_bridge.fleet.handover import (
     ASK,
     HAND_OVER,
@@ -107,8 +109,11 @@ def test_what_is_too_large_is_not_sent() -> None:
 
 
 def test_the_largest_head_that_the_edge_takes_can_be_handed_over() -> None:
-    """16 KiB of the shortest header lines there are, each of characters that JSON escapes."""
-    lines = ((b"a", b'"'),) * ((16 << 10) // len(b'a:"\r\n'))
+    """The shortest header lines there are, each of characters that JSON escapes."""
+    with pytest.raises(SettingsError) as caught:
+        Settings(head_bytes=1 << 30)
+    largest = int(str(caught.value).split(" to ")[1].split(",")[0])
+    lines = ((b"a", b'"'),) * (largest // len(b'a:"\r\n'))
     passage = Passage(Request("GET", "/", lines, "?"), False, b"")
     prefix, body = split(encode_passage(passage))
     assert decode_passage(prefix, body) == passage

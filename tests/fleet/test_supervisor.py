@@ -32,7 +32,8 @@ DEADLINE_S = 10.0
 
 def fleet(program: str, *, workers: int = 2, port: int = 0) -> Supervisor:
     command = [sys.executable, "-S", "-E", "-c", OPENING + program]
-    return Supervisor(Settings(port=port, workers=workers), command, clean_environment())
+    settings = Settings(port=port, workers=workers, close_s=0.1)
+    return Supervisor(settings, command, clean_environment())
 
 
 @asynccontextmanager

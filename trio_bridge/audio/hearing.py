@@ -80,6 +80,7 @@ class Hearing:
     """One listener's ear. ``feed`` in the order of the timeline; `finish` gives the rest.
 
     With ``chunk_ms`` None there are no `AudioChunk` events, with ``vad`` None no `Utterance`.
+    With ``chunk_ms`` 0 a chunk is what one piece of the timeline completed.
     Chunks have exactly the length asked for, but for the last before a jump or the end.
     """
 
@@ -218,7 +219,9 @@ class Strand:
             return
         if self._vad is not None:
             self._report(self._vad.feed(samples, may_start=may_start), events)
-        if self._chunk is None:
+        if not self._chunk:
+            if self._chunk is not None:
+                self._give(len(samples), samples, events)
             return
         self._pending.append(samples)
         self._pending_length += len(samples)

@@ -21,8 +21,8 @@ import trio
 from trio_bridge.edge.transport import READ_BYTES, RawStream
 
 BATCH = 16
-"""Sockets read before other tasks get their turn (some 0.5 ms; with a long tick five frames
-each, 1 ms); the rest are still ready afterwards."""
+"""Sockets read before other tasks get their turn: some 0.5 ms; with a long tick five frames
+each, 1 ms."""
 QUIET_TICKS = 20
 """Ticks without a byte after which the hub sleeps until there is one."""
 
@@ -144,34 +144,37 @@ class Hub:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                read = self._serve()
                 if self._tick_s:
-                    await self._read_by_the_clock(read)
+                    await self._read_by_the_clock()
+                else:
+                    self._serve(self._epoll.poll(0, BATCH))
         finally:
             self._epoll.close()
 
-    async def _read_by_the_clock(self, read: int) -> None:
-        """Read every tick until there is nothing for a while.
+    async def _read_by_the_clock(self) -> None:
+        """Read now, and then every tick until there is nothing for a while.
 
-        A re-armed descriptor and a wake-up of its own for each frame are what a tick saves.
+        A re-armed descriptor and a wake-up of its own for each frame are what a tick saves. A
+        socket is read once a tick: what comes while the others are read waits for the next.
         """
-        quiet = 0
-        next_s = trio.current_time()
+        await self._read_all()
+        quiet, next_s = 0, trio.current_time()
         while quiet < QUIET_TICKS:
-            while read == BATCH:
-                await trio.lowlevel.checkpoint()
-                read = self._serve()
-            now_s = trio.current_time()
-            next_s = max(next_s + self._tick_s, now_s)
+            next_s = max(next_s + self._tick_s, trio.current_time())
             await trio.sleep_until(next_s)
-            read = self._serve()
-            quiet = 0 if read else quiet + 1
+            quiet = 0 if await self._read_all() else quiet + 1
 
-    def _serve(self) -> int:
-        """Read every socket that has bytes, `BATCH` at most; how many there were."""
-        ready = self._epoll.poll(0, BATCH)
+    async def _read_all(self) -> bool:
+        """Read every socket that has bytes now, once; whether there was one."""
+        ready = self._epoll.poll(0, max(1, len(self._streams)))
+        for start in range(0, len(ready), BATCH):
+            if start:
+                await trio.lowlevel.checkpoint()
+            self._serve(ready[start : start + BATCH])
+        return bool(ready)
+
+    def _serve(self, ready: list[tuple[int, int]]) -> None:
         for descriptor, _ in ready:
             stream = self._streams.get(descriptor)
             if stream is not None:  # else its neighbour's frame has just ended it
                 stream.serve()
-        return len(ready)

@@ -83,7 +83,8 @@ class Edge:
         self._on_socket = on_socket
         self._admit = admit
         self._elsewhere = elsewhere
-        self._tls = tls
+        self.tls = tls
+        """May be replaced (not taken away): whoever connects from then on has the new one."""
         self._lobby = Lobby(limits)
         self._peers = PeerLog()
         self._accepting = trio.CancelScope()
@@ -114,7 +115,7 @@ class Edge:
             OSError: a listener is broken for good (being out of file descriptors is not that).
         """
         async with trio.open_nursery() as reading:
-            if self._tls is None and hasattr(select, "epoll"):
+            if self.tls is None and hasattr(select, "epoll"):
                 self._hub = Hub(self._tick_s)
                 reading.start_soon(self._hub.run)
             async with trio.open_nursery() as connections:
@@ -176,9 +177,9 @@ class Edge:
         try:
             if isinstance(stream, trio.SocketStream):
                 stream = HubStream(stream, self._hub) if self._hub else RawStream(stream)
-            if self._tls is not None:
+            if self.tls is not None:
                 stream = trio.SSLStream(
-                    stream, self._tls, server_side=True, https_compatible=True
+                    stream, self.tls, server_side=True, https_compatible=True
                 )
             await talk(stream, peer, leave)
         except* _GONE:

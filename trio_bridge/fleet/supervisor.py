@@ -30,9 +30,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Before a worker that ended is started anew: doubled as long as it ends at once."""
 STEADY_S = 10.0
 """A worker that lived for so long did not end at once."""
-END_S = 8.0
-"""What workers have on top of the drain: a goodbye (3 s) and an agent's teardown. Then they are
-killed."""
+END_S = 6.0
+"""What workers have on top of the drain and ``close_s``: the rest of a goodbye, and an agent's
+teardown. Then they are killed."""
 BACKLOG = 1024
 NOT_STARTED = 127
 """The shell's exit code of what could not be run."""
@@ -61,8 +61,8 @@ class Supervisor:
     """A fleet that can be started in a nursery and told to stop, like a `Server`."""
 
     settings: Settings
-    command: Sequence[str]
-    """Starts a worker: the command line of this very process."""
+    command: Sequence[str] = attrs.field(repr=False)
+    """Starts a worker: the command line of this very process, secrets and all."""
     environ: Mapping[str, str] = attrs.field(repr=False)
     draining: bool = attrs.field(default=False, init=False)
     stopped: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -119,7 +119,7 @@ class Supervisor:
     def stop(self, drain_s: float = 0.0) -> None:
         """Tell the workers to end; see `Server.stop`. At once, said twice: they are killed."""
         now_s = trio.current_time()
-        until_s = now_s + drain_s + END_S
+        until_s = now_s + drain_s + self.settings.close_s + END_S
         if drain_s <= 0:
             until_s = now_s if self._at_once else until_s
             self._at_once = True
@@ -129,6 +129,11 @@ class Supervisor:
             worker.order(drain_s)
         self._stop.set()
         self._begun.set()
+
+    async def reload(self) -> None:
+        """There is nothing: what can be reloaded is a certificate, and fleets have none."""
+        await trio.lowlevel.checkpoint()
+        log.info("nothing to reload", extra={"reason": "no --tls-cert"})
 
     def _write_posts(
         self, held: contextlib.ExitStack, listeners: Sequence[trio.SocketListener]

@@ -61,7 +61,7 @@ async def work(agent: Agent, lifeline: socket.socket, post: Post) -> None:
     listeners = [_listener(descriptor) for descriptor in post.listeners]
     lifeline.setblocking(False)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(lifeline))
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with stream, trio.open_nursery() as nursery:
             await nursery.start(server.run, listeners)
             nursery.start_soon(hatch.serve, _listener(post.hatch))
@@ -73,6 +73,8 @@ async def work(agent: Agent, lifeline: socket.socket, post: Post) -> None:
 
 async def _obey_signals(signals: AsyncIterator[int], server: Server) -> None:
     async for number in signals:
+        if number == signal.SIGHUP:  # somebody told all processes to reload: that ends nobody
+            continue
         server.stop(server.settings.drain_s if number == signal.SIGTERM else 0.0)
 
 
