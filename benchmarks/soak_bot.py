@@ -103,6 +103,7 @@ class SoakBot:
         del self._whose[old]  # nothing is to come back at its end
         if kind == "audio":
             self.perhaps_unread += min(UNREAD, self.frames)
+        self._back_s[kind] = now_s  # if it is refused
         return self.open(kind)
 
     def read(self, link: Link, now_s: float) -> bool:

@@ -38,7 +38,19 @@ class SoakLoad:
     STALL_S = 0.05
     """The loop took this long: what came meanwhile is stamped too late."""
 
-    def __init__(self, pid: int, port: int, bots: int, seed: int, lose_every_s: float) -> None:
+    def __init__(
+        self,
+        pid: int,
+        port: int,
+        bots: int,
+        seed: int,
+        lose_every_s: float,
+        *,
+        first: int = 0,
+    ) -> None:
+        """``bots`` from number ``first`` on, of the server in process ``pid``."""
+        self.until_s = 0.0
+        """When `run` stops streaming; may be moved meanwhile."""
         self.memory: list[tuple[float, int]] = []
         """(seconds, KiB resident), once a second while all bots are there."""
         self.losses: Counter[str] = Counter()
@@ -55,7 +67,7 @@ class SoakLoad:
         self._waited_ns = waited_ns(pid)
         self.bots = [
             SoakBot(index, port, Playback(self._stalls, self._starvation))
-            for index in range(bots)
+            for index in range(first, first + bots)
         ]
         self._frames = frames_of(Row())[0]
         self._poll = select.epoll()
@@ -99,7 +111,8 @@ class SoakLoad:
         used_ns = cpu_ns(self._pid)
         self._start_s = time.monotonic()
         try:
-            self._stream(self._start_s + duration_s)
+            self.until_s = self._start_s + duration_s
+            self._stream()
             self.busy = (cpu_ns(self._pid) - used_ns) / 1e9 / duration_s
             self._leave()
         finally:
@@ -107,10 +120,10 @@ class SoakLoad:
                 link.socket.close()
             self._poll.close()
 
-    def _stream(self, until_s: float) -> None:
+    def _stream(self) -> None:
         now_s = time.monotonic()
         look_s = report_s = lose_s = core_s = now_s
-        while now_s < until_s:
+        while now_s < self.until_s:
             self._read(WAIT_S, now_s)
             now_s = self._clock(now_s)
             self._send(now_s)
