@@ -35,6 +35,11 @@ USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
 """Ctrl-C before there was anything to end: the shell's number for it."""
 
+STUCK_EXIT = 1
+"""An agent would not stop and was left behind; the log says which."""
+PATIENCE_S = 2.0
+"""Beyond every deadline of the server's own."""
+
 _AMBIGUOUS = re.compile(r"(ambiguous option: --[\w-]+)=.* could match", re.DOTALL)
 """Here argparse quotes ``--flag=value`` whole, and the value may be a secret."""
 COLLECT_AFTER = 10_000
@@ -246,9 +251,11 @@ async def _run_until_told(
 ) -> None:
     """Serve until SIGTERM (drain) or Ctrl-C (at once); a second signal does not wait."""
     service = make_service()
+    told = trio.Event()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, service, settings.drain_s)
+            nursery.start_soon(_obey, signals, service, settings.drain_s, told)
+            nursery.start_soon(_insist, service, settings, told)
             if hasattr(signal, "SIGHUP"):  # Windows has none
                 await nursery.start(_obey_hang_ups, service)
             address: Address = await nursery.start(service.run)
@@ -258,9 +265,24 @@ async def _run_until_told(
             nursery.cancel_scope.cancel()
 
 
-async def _obey(signals: AsyncIterator[int], server: _Service, drain_s: float) -> None:
+async def _obey(
+    signals: AsyncIterator[int], server: _Service, drain_s: float, told: trio.Event
+) -> None:
     async for number in signals:
+        told.set()
         server.stop(drain_s if number == signal.SIGTERM and not server.draining else 0.0)
+
+
+async def _insist(service: _Service, settings: Settings, told: trio.Event) -> None:
+    """Leave, some time after we were told to, without what refuses to be cancelled."""
+    await told.wait()
+    ending_s = settings.drain_s + settings.wrap_up_s + settings.teardown_s
+    deadline_s = trio.current_time() + ending_s + settings.close_s + PATIENCE_S
+    with trio.CancelScope(deadline=deadline_s, shield=True):
+        await service.stopped.wait()
+    if not service.stopped.is_set():
+        log.error("exit without what would not stop", extra={"after_s": ending_s})
+        os._exit(STUCK_EXIT)  # Trio would wait for it, and the process manager for us
 
 
 async def _obey_hang_ups(

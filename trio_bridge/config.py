@@ -46,6 +46,27 @@ class Settings(Limits):
         low=1,
         high=256,
     )
+    max_sessions: int = _setting(
+        500,
+        "meetings at once in each process; beyond, new bots are told to try again. What one "
+        "core carries and 1024 open files hold, if agents cost nothing: measure yours",
+        low=1,
+        high=1_000_000,
+    )
+    max_lag_percent: int = _setting(
+        50,
+        "how late the event loop may be, in % of what a bot has still to play when a chunk is "
+        "due (lead_ms - chunk_ms); beyond, no new meetings until it is half; 0: never refuse",
+        low=0,
+        high=100,
+    )
+    watchdog_ms: int = _setting(
+        200,
+        "ms that the event loop may be blocked before the log says by what, with its stack; "
+        "0: nobody looks",
+        low=0,
+        high=60_000,
+    )
     agent: str | None = _setting(
         None,
         "agent by name (echo, local) or as package.module:function; "
@@ -120,6 +141,12 @@ class Settings(Limits):
     )
     speech_backlog_ms: int = _setting(
         2_000, "ms of speech an agent may be ahead; then say() waits", low=100, high=60_000
+    )
+    command_backlog_kib: int = _setting(
+        4_096,
+        "KiB of chat, captions and pictures that may wait for the bot; then the agent waits",
+        low=1_024,
+        high=1_000_000,
     )
     barge_in_ms: int = _setting(
         300,

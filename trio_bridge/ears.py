@@ -20,6 +20,9 @@ NOTES_COST, NOTE_COST = 1 << 20, 1 << 10
 characters; then the oldest is dropped."""
 SPEAKERS_AT_ONCE = 4
 """A lane of single speakers holds a backlog for each of as many as talk at once."""
+SHORTEST_PIECE = 48
+"""A lane holds no more pieces than of this length, 1 ms, would fill it. One of a single sample
+costs 60 times its audio, and real ones are 20 times as long."""
 TURN = 32
 """Events handed out before other tasks get to run, and a cancellation arrives."""
 
@@ -199,6 +202,7 @@ class Audience:
         lane = self._early.get(hearing.by) or self._new_lane(hearing.by)
         self._early = {}
         lane.capacity = _room(hearing.by, backlog or self.backlog)
+        lane.most = _most(lane.capacity)
         if self._over:
             lane.close()
         inner = InnerEar(hearing, lane, told)
@@ -215,6 +219,17 @@ class Audience:
         """The length of the mix so far, in samples."""
         self.settle()
         return self._heard
+
+    @property
+    def ears(self) -> int:
+        """How many are open."""
+        return len(self._ears)
+
+    @property
+    def notes_dropped(self) -> int:
+        """Messages and other events that a slow agent never got, added up over its ears."""
+        lanes = [self._early_notes, *(ear.notes for ear in self._ears)]
+        return self._past["notes_dropped"] + sum(lane.dropped_items for lane in lanes)
 
     @property
     def only_ear(self) -> InnerEar | None:
@@ -260,6 +275,7 @@ class Audience:
             inner.audio.flush()
             inner.audio.close()
             self._past.update(_books(inner.audio))
+            self._past["notes_dropped"] += inner.notes.dropped_items
 
     def close(self) -> None:
         """The meeting is over: every ear ends after what is queued."""
@@ -279,11 +295,16 @@ class Audience:
 
     def _new_lane(self, by: View) -> Lane[Piece]:
         capacity = _room(by, self.backlog)
-        return Lane("audio", capacity, Overflow.DROP_OLDEST, cost=_samples)
+        most = _most(capacity)
+        return Lane("audio", capacity, Overflow.DROP_OLDEST, cost=_samples, most=most)
 
 
 def _room(by: View, backlog: int) -> int:
     return backlog if by == "mix" else backlog * SPEAKERS_AT_ONCE
+
+
+def _most(capacity: int) -> int:
+    return max(1, capacity // SHORTEST_PIECE)
 
 
 def _books(lane: Lane[Piece]) -> dict[str, int]:

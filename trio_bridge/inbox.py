@@ -20,6 +20,8 @@ MESSAGE_IDS = 512
 class Inbox:
     """The user messages of one meeting."""
 
+    forgotten: int = attrs.field(default=0, init=False)
+    """Ids that came too long ago to be remembered."""
     _seen_ids: OrderedDict[str, None] = attrs.field(factory=OrderedDict, init=False)
 
     def accept(self, said: UserText) -> UserMessage | None:
@@ -31,6 +33,7 @@ class Inbox:
             self._seen_ids[message_id] = None
             if len(self._seen_ids) > MESSAGE_IDS:
                 self._seen_ids.popitem(last=False)
+                self.forgotten += 1
         named = said.speaker_id or said.speaker_name
         speaker = Speaker(said.speaker_id, said.speaker_name) if named else None
         return UserMessage(said.text, speaker)

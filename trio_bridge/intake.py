@@ -19,6 +19,13 @@ LONGEST_FRAME_S = 2.0
 """Real frames have 20 to 100 ms; what is longer is no live audio."""
 SPEAKERS_REMEMBERED = 256
 """Ids and names are a stranger's: beyond this many the memory begins anew."""
+RESAMPLERS_REMEMBERED = 64
+"""The same for speakers at another rate than the wire's, whose resamplers have 92 KiB each."""
+NAME_CHARACTERS = 256
+"""Of a speaker's id and of its name: frames have room for 65 535 each, and hundreds of them
+may wait for a slow agent. Real ones have 40."""
+LONG_NAME = "long name"
+"""The flaw of a frame with more: it is heard, under the beginning of its name."""
 
 
 @attrs.frozen
@@ -85,6 +92,8 @@ class Intake:
                 return self._place(known.speaker, known.own, samples, now_s)
         try:
             frame = decode_audio(message)
+            if max(len(frame.speaker_id), len(frame.speaker_name)) > NAME_CHARACTERS:
+                frame = _with_short_names(frame)
             samples = self._samples(frame)
         except FrameError as exc:
             self.rejected[exc.reason] += 1
@@ -132,7 +141,7 @@ class Intake:
         key = (frame.speaker_id or frame.speaker_name, frame.rate_hz)
         resampler = self._resamplers.get(key)
         if resampler is None:
-            if len(self._resamplers) >= SPEAKERS_REMEMBERED:
+            if len(self._resamplers) >= RESAMPLERS_REMEMBERED:
                 self._resamplers.clear()
             resampler = Resampler(frame.rate_hz, RATE_HZ, self.quality)
             self._resamplers[key] = resampler
@@ -146,3 +155,12 @@ class Intake:
                 self._speakers.clear()
             speaker = self._speakers[key] = Speaker(*key)
         return speaker
+
+
+def _with_short_names(frame: AudioFrame) -> AudioFrame:
+    return attrs.evolve(
+        frame,
+        speaker_id=frame.speaker_id[:NAME_CHARACTERS],
+        speaker_name=frame.speaker_name[:NAME_CHARACTERS],
+        flaws=(*frame.flaws, LONG_NAME),
+    )

@@ -72,11 +72,16 @@ class Lane(Generic[T]):
     capacity: int = attrs.field(validator=attrs.validators.ge(1))
     overflow: Overflow
     cost: Callable[[T], int] = _one
+    most: int = 1 << 62
+    """Items at once, whatever they cost: the smallest ones cost more memory than they say."""
     bell: Bell = attrs.field(factory=Bell)
     """Rings when something was put or the lane was closed; several lanes may share one."""
     offered: int = attrs.field(default=0, init=False)
     taken: int = attrs.field(default=0, init=False)
     dropped: int = attrs.field(default=0, init=False)
+    dropped_items: int = attrs.field(default=0, init=False)
+    waits: int = attrs.field(default=0, init=False)
+    """Items that had to wait for room."""
     flushed: int = attrs.field(default=0, init=False)
     queued: int = attrs.field(default=0, init=False)
     peak: int = attrs.field(default=0, init=False)
@@ -94,9 +99,11 @@ class Lane(Generic[T]):
         if self.closed:
             return
         cost = self.cost(item)
-        while self._items and self.queued + cost > self.capacity:
-            lost = self.cost(self._items.popleft())
+        items = self._items
+        while items and (self.queued + cost > self.capacity or len(items) >= self.most):
+            lost = self.cost(items.popleft())
             self.dropped += lost
+            self.dropped_items += 1
             self.queued -= lost
         self._add(item, cost)
 
@@ -105,8 +112,11 @@ class Lane(Generic[T]):
         assert self.overflow is Overflow.WAIT
         await trio.lowlevel.checkpoint()
         cost = self.cost(item)
+        waits = 0
         while self._items and self.queued + cost > self.capacity and not self.closed:
+            waits = 1
             await self._room.wait()
+        self.waits += waits
         if not self.closed:
             self._add(item, cost)
 

@@ -10,18 +10,29 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import attrs
 import numpy.typing as npt
 import trio
 
 from trio_bridge.audio.hearing import AudioChunk, Hearing, SpeakerChange, Utterance, View
-from trio_bridge.audio.pcm import Samples, as_samples
-from trio_bridge.audio.resample import Quality, Resampler, check_rate
+from trio_bridge.audio.pcm import Samples, silence
+from trio_bridge.audio.resample import Quality, Resampler
 from trio_bridge.audio.speakers import Speaker
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.ears import Audience, Ear
+from trio_bridge.given import (
+    backlog_given,
+    choice_given,
+    chunk_given,
+    flag_given,
+    image_given,
+    rate_given,
+    samples_given,
+    text_given,
+    url_given,
+)
 from trio_bridge.log import BoundLog, Throttle
 from trio_bridge.pacing import RATE_HZ
 from trio_bridge.pump import Pump, samples_of_ms
@@ -94,6 +105,8 @@ class Turn:
     _pump: Pump
     _gate: TurnGate
     _quality: Quality
+    _log: BoundLog
+    _log_throttle: Throttle = attrs.field(factory=Throttle, init=False)
     _epoch: int = attrs.field(init=False)
     _sent_before: int = attrs.field(init=False)
     _said_before: int = attrs.field(init=False)
@@ -133,20 +146,31 @@ class Turn:
         turn is one stream, with no click between. On `trio.Cancelled` a first part was taken.
 
         Raises:
-            ValueError: integers, more than one dimension, or a rate no resampler takes.
+            ValueError: integers, more than one dimension, another scale, or a rate that no
+                resampler takes. (NaN and infinity are silence, and logged.)
+            TypeError: a rate that is no number.
             SessionEndedError: the meeting is over.
             RuntimeError: the turn is over.
         """
         if self._final is not None and not self.interrupted:
             raise RuntimeError("the turn is over: speak inside its async with block")
-        block = as_samples(samples)
-        if rate_hz == RATE_HZ:
-            block = block.copy()  # it is queued as it is; the caller may reuse its buffer
+        rate_hz = rate_given("say", rate_hz)
+        blocks = samples_given("say", samples, rate_hz * BLOCK_S)
         if self._resampler is None or self._resampler.from_hz != rate_hz:
             rest = self._finish_stream()
             self._resampler = Resampler(rate_hz, RATE_HZ, self._quality)
             await self._say(rest)
-        await self._say(self._resampler.process(block))
+        resampler = self._resampler
+        for block, broken in blocks:
+            if broken and self._log_throttle.admits(trio.current_time()):
+                more = {"more_before": self._log_throttle.take_suppressed()}
+                fields = {"samples": broken, "of": len(block), **more}
+                self._log.warning("speech was not finite: silence instead", extra=fields)
+            if rate_hz == RATE_HZ:  # it is queued as it is; the caller may reuse its buffer
+                block = block.copy()
+            await self._say(resampler.process(block))
+            if self.interrupted:
+                return
 
     async def finish(self) -> None:
         """Send the end of what was said and wait until it has been played, by our estimate.
@@ -178,7 +202,7 @@ class Turn:
 
     def _finish_stream(self) -> Samples:
         resampler, self._resampler = self._resampler, None
-        return as_samples([]) if resampler is None else resampler.finish()
+        return silence(0) if resampler is None else resampler.finish()
 
 
 @attrs.define(eq=False)
@@ -217,9 +241,11 @@ class Meeting:
         the setting).
 
         Raises:
-            ValueError: a rate or chunk length that cannot be had.
+            ValueError, TypeError: a rate, chunk length, view or backlog that cannot be had.
+            RuntimeError: `MOST_EARS` are open already.
         """
-        hearing = Hearing(rate_hz, _chunk(chunk_ms), by, self._quality)
+        rate_hz = rate_given("audio", rate_hz)
+        hearing = Hearing(rate_hz, chunk_given(chunk_ms), by, self._quality)
         return cast(Ear[AudioChunk], self._open(hearing, backlog_ms, told=False))
 
     def events(
@@ -236,8 +262,8 @@ class Meeting:
         The rest is as for `audio`.
         """
         hearing = Hearing(
-            rate_hz,
-            None if chunk_ms is None else _chunk(chunk_ms),
+            rate_given("events", rate_hz),
+            None if chunk_ms is None else chunk_given(chunk_ms),
             by,
             self._quality,
             vad=self._vad,
@@ -257,7 +283,7 @@ class Meeting:
         second one waits for the first.
         """
         async with self._turns.hold():
-            turn = self._turn = Turn(self._pump, self._turns, self._quality)
+            turn = self._turn = Turn(self._pump, self._turns, self._quality, self._log)
             try:
                 yield turn
                 await turn.finish()
@@ -269,6 +295,7 @@ class Meeting:
     def interrupt(self, source: InterruptSource = "agent") -> Interrupt:
         """Stop our speech now: cancel the turn, drop what is queued, tell the bot to drop its
         own. Never waits; every ear is told."""
+        choice_given("interrupt: source", source, get_args(InterruptSource))
         heard_s = 0.0
         if self._turn is not None:
             self._turn.freeze()
@@ -303,57 +330,60 @@ class Meeting:
         """Post ``text`` in the meeting's chat. It waits for the bot if that is away.
 
         Raises:
+            TypeError, ValueError: no text, or more than `MAX_TEXT` characters.
             SessionEndedError: the meeting is over.
         """
-        await self._pump.command(SendMessage(text))
+        await self._pump.command(SendMessage(text_given("chat", text)))
 
     async def caption(self, text: str, *, final: bool = True, role: Role = "assistant") -> None:
         """Show a transcript line: ``text`` is the whole line so far, ``final`` its last form.
 
         Raises:
+            TypeError, ValueError: no text, more than `MAX_TEXT` characters, no such role.
             SessionEndedError: the meeting is over.
         """
+        text = text_given("caption", text)
+        flag_given("caption: final", final)
+        choice_given("caption: role", role, get_args(Role))
         await self._pump.command(SendChat(text, final, role))
 
     async def show_image(self, image: bytes) -> None:
         """Show a JPEG or PNG as the bot's camera picture.
 
         Raises:
-            ValueError: more than `MAX_IMAGE_BYTES`, or neither of the two.
+            TypeError, ValueError: no bytes, more than `MAX_IMAGE_BYTES`, neither of the two.
             SessionEndedError: the meeting is over.
         """
-        if not image.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
-            raise ValueError("show_image: expected the bytes of a JPEG or PNG file")
-        if len(image) > MAX_IMAGE_BYTES:
-            raise ValueError(f"show_image: more than {MAX_IMAGE_BYTES} bytes; scale it down")
-        await self._pump.command(SendImage(image))
+        await self._pump.command(SendImage(image_given("show_image", image)))
 
     async def show_image_url(self, url: str) -> None:
         """The same for a picture at a public address, which the bot fetches.
 
         Raises:
+            TypeError, ValueError: no http(s) address.
             SessionEndedError: the meeting is over.
         """
-        await self._pump.command(SendImageUrl(url))
+        await self._pump.command(SendImageUrl(url_given("show_image_url", url)))
 
     def log(self, event: str, **fields: object) -> None:
         """Log ``event`` with ``fields``, marked with this meeting's bot_id."""
-        self._log.info(event, extra={f"agent_{k}": v for k, v in fields.items()})
+        self._log.info(
+            text_given("log", event), extra={f"agent_{k}": v for k, v in fields.items()}
+        )
 
     def _open(self, hearing: Hearing, backlog_ms: int | None, *, told: bool) -> Ear[Event]:
-        check_rate(hearing.rate_hz)  # a bad rate is said here, not in the first chunk
-        backlog = None if backlog_ms is None else max(1, samples_of_ms(backlog_ms))
+        choice_given("by", hearing.by, get_args(View))
+        backlog = None if backlog_ms is None else samples_of_ms(backlog_given(backlog_ms))
+        if self._audience.ears >= MOST_EARS:
+            raise RuntimeError(f"{MOST_EARS} ears are open: close() those that are not used")
         return self._audience.open(hearing, backlog, told=told)
 
 
-MAX_IMAGE_BYTES = 512 << 10
-"""Keeps the message, a third larger in base64, under the 1 MiB that is safe everywhere."""
+MOST_EARS = 32
+"""Open at once in a meeting: each costs what `budget` says, and a loop that opens one an
+utterance and keeps them would never be noticed."""
+BLOCK_S = 1
+"""Seconds of speech taken in one step: 0.2 ms of resampling, before others get their turn."""
 
 Agent = Callable[[Meeting], Awaitable[None]]
 """What users write."""
-
-
-def _chunk(chunk_ms: int) -> int:
-    if not 0 <= chunk_ms <= 2_000:
-        raise ValueError(f"chunk_ms {chunk_ms}: expected 1 to 2000, or 0 for as it comes")
-    return chunk_ms

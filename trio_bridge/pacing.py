@@ -22,6 +22,11 @@ SHORTEST_CHUNK_S = 0.02
 """Less is not worth a message, unless it is the end of what was said."""
 
 
+MOST_PIECES = 256
+"""Pieces of queued speech; beyond, they are joined: said sample by sample, two seconds would
+take 10 MiB."""
+
+
 @attrs.define(eq=False)
 class Playout:
     """The speech between an agent and the bot's loudspeaker.
@@ -55,6 +60,10 @@ class Playout:
     def push(self, samples: Samples) -> None:
         """Queue speech, float32 ``(n,)`` at 48 kHz."""
         if len(samples):
+            if len(self._pieces) >= MOST_PIECES:
+                whole = np.concatenate(self._pieces)
+                self._pieces.clear()
+                self._pieces.append(whole)
             self._pieces.append(samples)
             self.queued += len(samples)
             self.said += len(samples)

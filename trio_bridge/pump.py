@@ -22,7 +22,7 @@ from trio_bridge.pacing import RATE_HZ, Playout
 from trio_bridge.wire.commands import ClearAudio, Command, SendAudio
 
 COMMAND_BYTES = 4 << 20
-"""Commands that wait for a control socket; a few pictures, or an hour of chat."""
+"""Commands that wait for a control socket, by default: a few pictures, or an hour of chat."""
 
 
 class TextSink(Protocol):
@@ -37,7 +37,7 @@ class TextSink(Protocol):
 
 
 def _new_commands(pump: Pump) -> Lane[str]:
-    return Lane("commands", COMMAND_BYTES, Overflow.WAIT, cost=len, bell=pump._bell)
+    return Lane("commands", pump.command_backlog, Overflow.WAIT, cost=len, bell=pump._bell)
 
 
 @attrs.define(eq=False)
@@ -49,9 +49,15 @@ class Pump:
     speech_backlog: int
     """Samples at 48 kHz that may be queued; then `say` waits."""
     log: BoundLog = attrs.field(factory=lambda: BoundLog(logging.getLogger(__name__), {}))
+    command_backlog: int = COMMAND_BYTES
+    """Bytes of commands that may wait; then `command` waits."""
+    speech_waits: int = attrs.field(default=0, init=False)
+    """Times that `say` had to wait for room."""
     interrupts: int = attrs.field(default=0, init=False)
     _bell: Bell = attrs.field(factory=Bell, init=False)
     _room: Bell = attrs.field(factory=Bell, init=False)
+    _turnstile: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+    """One command at a time is encoded and waits for room; any number of tasks may."""
     _commands: Lane[str] = attrs.field(
         default=attrs.Factory(_new_commands, takes_self=True), init=False
     )
@@ -61,6 +67,11 @@ class Pump:
     """A chunk is being written: it may yet come back."""
     _log_throttle: Throttle = attrs.field(factory=Throttle, init=False)
     _stopped: bool = attrs.field(default=False, init=False)
+
+    @property
+    def waits(self) -> int:
+        """Times that the agent had to wait, because the bot takes less than it gives."""
+        return self.speech_waits + self._commands.waits
 
     # -- the agent's side ------------------------------------------------------------------
 
@@ -72,9 +83,11 @@ class Pump:
         Raises:
             SessionEndedError: the meeting is over.
         """
-        await self._commands.put(command.encode(self.bot_id))
-        if self._commands.closed:
-            raise SessionEndedError("the meeting is over: nobody is left to read this")
+        async with self._turnstile:
+            if not self._commands.closed:
+                await self._commands.put(command.encode(self.bot_id))
+            if self._commands.closed:
+                raise SessionEndedError("the meeting is over: nobody is left to read this")
 
     async def say(self, samples: Samples) -> None:
         """Queue speech at 48 kHz, waiting while more than the backlog is queued.
@@ -91,6 +104,7 @@ class Pump:
                 raise SessionEndedError("the meeting is over: nobody is left to hear this")
             room = self.speech_backlog - self.playout.queued
             if room <= 0:
+                self.speech_waits += 1
                 await self._room.wait()
                 continue
             self.playout.push(samples[at : at + room])

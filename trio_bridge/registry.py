@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 import attrs
@@ -15,6 +16,9 @@ from trio_bridge.session import Session
 FAILURE_PAUSE_S = 5.0
 """How long a bot whose agent failed is refused: shorter than the 10 s after which bots were
 seen to retry, long enough for the other channel of the same attempt."""
+FAILURES_REMEMBERED = 1024
+"""Bots whose agent failed that are refused at once; beyond, the longest refused is forgotten.
+A flood of bots that all fail must cost neither memory nor a walk through all for each."""
 
 
 @attrs.define(eq=False)
@@ -24,7 +28,10 @@ class Registry:
     nursery: trio.Nursery
     make_session: Callable[[str], Session]
     _sessions: dict[str, Session] = attrs.field(factory=dict, init=False)
-    _failed_s: dict[str, float] = attrs.field(factory=dict, init=False)
+    failures_forgotten: int = attrs.field(default=0, init=False)
+    """Before their pause was over, for want of room."""
+    _failed_s: OrderedDict[str, float] = attrs.field(factory=OrderedDict, init=False)
+    """When each agent failed, the longest ago first."""
     _running: int = attrs.field(default=0, init=False)
     _bell: Bell = attrs.field(factory=Bell, init=False)
 
@@ -33,6 +40,11 @@ class Registry:
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
+
+    def __contains__(self, bot_id: object) -> bool:
+        """Its meeting is on: whoever joins it begins none."""
+        session = self._sessions.get(bot_id) if isinstance(bot_id, str) else None
+        return session is not None and not session.over
 
     @property
     def running(self) -> int:
@@ -58,7 +70,7 @@ class Registry:
         if session is None or session.over:
             now_s = trio.current_time()
             if session is not None and session.failed:
-                self._failed_s[bot_id] = now_s
+                self._remember_failure(bot_id)
             if now_s < self._failed_s.get(bot_id, -math.inf) + FAILURE_PAUSE_S:
                 raise AgentFailedError("the agent failed")
             session = self._sessions[bot_id] = self.make_session(bot_id)
@@ -67,13 +79,14 @@ class Registry:
         return session
 
     def _remember_failure(self, bot_id: str) -> None:
-        now_s = trio.current_time()
-        self._failed_s = {
-            other: at_s
-            for other, at_s in self._failed_s.items()
-            if now_s < at_s + FAILURE_PAUSE_S
-        }
-        self._failed_s[bot_id] = now_s
+        now_s, failed_s = trio.current_time(), self._failed_s
+        failed_s[bot_id] = now_s
+        failed_s.move_to_end(bot_id)
+        while (over := now_s >= next(iter(failed_s.values())) + FAILURE_PAUSE_S) or (
+            len(failed_s) > FAILURES_REMEMBERED
+        ):
+            failed_s.popitem(last=False)
+            self.failures_forgotten += not over
 
     async def _run(self, session: Session) -> None:
         try:

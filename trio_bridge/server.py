@@ -14,6 +14,7 @@ from typing import Protocol
 import attrs
 import trio
 
+from trio_bridge.admission import RETRY_S, Admission, Lag, Reason, late_limit_ms
 from trio_bridge.channel import serve_channel
 from trio_bridge.clock import Clock
 from trio_bridge.config import Settings
@@ -26,15 +27,20 @@ from trio_bridge.edge.socket import Socket
 from trio_bridge.errors import HandshakeError, SettingsError
 from trio_bridge.log import Throttle
 from trio_bridge.meeting import Agent
+from trio_bridge.pulse import measure
 from trio_bridge.registry import Registry
 from trio_bridge.routes import read_route
 from trio_bridge.session import GOING_AWAY, Session
 from trio_bridge.tls import renewed_context, server_context
+from trio_bridge.watchdog import watching
 
 log = logging.getLogger(__name__)
 
 Listener = trio.abc.Listener[trio.SocketStream]
 
+TRY_AGAIN = 1013
+"""The close code that asks for another try later (IANA's registry; RFC 6455 has none)."""
+_GOING = "going away"
 UPGRADE = (("upgrade", "websocket"), ("connection", "upgrade"))
 GOODBYE_SLACK_S = 1.0
 """What is left of a cancelled server on top of ``close_s``: time to say Close 1001 to every
@@ -81,6 +87,7 @@ class Server:
     wall_clock: Callable[[], float] = time.time
     """Seconds since 1970, for tokens that expire."""
     edge: Edge = attrs.field(init=False)
+    admission: Admission = attrs.field(init=False)
     registry: Registry = attrs.field(init=False)
     draining: bool = attrs.field(default=False, init=False)
     served: int = attrs.field(default=0, init=False)
@@ -90,6 +97,7 @@ class Server:
     _clock: Clock = attrs.field(factory=Clock, init=False)
     _door: Door = attrs.field(init=False)
     _refusals: Throttle = attrs.field(factory=Throttle, init=False)
+    _closed_door: Throttle = attrs.field(factory=Throttle, init=False)
     _stop: trio.Event = attrs.field(factory=trio.Event, init=False)
     _draining_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
 
@@ -100,6 +108,8 @@ class Server:
                 "workers: a server inside a program is one process; leave it 1, or end the "
                 "program with trio_bridge.run(agent)"
             )
+        limit_ms = late_limit_ms(settings.lead_ms, settings.chunk_ms, settings.max_lag_percent)
+        self.admission = Admission(settings.max_sessions, Lag(limit_ms))
         self._door = Door(settings.token, settings.token_key, self.wall_clock)
         self.edge = Edge(
             on_http=self._answer,
@@ -131,34 +141,45 @@ class Server:
         if listeners is None:
             listeners = await open_listeners(self.settings)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._clock.run)
-                self.registry = Registry(nursery, self._make_session)
-                await nursery.start(self.edge.serve, listeners)
-                address = address_of(listeners[0], self.settings)
-                log.info("listening", extra={"host": address.host, "port": address.port})
-                if self.siblings is None:  # else once for all of them
-                    warn_when_open(address, self.settings)
-                task_status.started(address)
-                try:
-                    await self._stop.wait()
-                    await self._drain()
-                finally:
-                    self.draining = True
-                    goodbye_s = self.settings.close_s + GOODBYE_SLACK_S
-                    with trio.move_on_after(goodbye_s, shield=True):
-                        await self._say_goodbye()
-                    nursery.cancel_scope.cancel()
+            with watching(self.settings.watchdog_ms):
+                await self._serve(listeners, task_status)
         finally:
             log.info("stopped", extra={"meetings": self.served})
             self.stopped.set()
 
+    async def _serve(
+        self, listeners: Sequence[Listener], task_status: trio.TaskStatus[Address]
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._clock.run)
+            nursery.start_soon(measure, self.admission.lag)
+            self.registry = Registry(nursery, self._make_session)
+            await nursery.start(self.edge.serve, listeners)
+            address = address_of(listeners[0], self.settings)
+            log.info("listening", extra={"host": address.host, "port": address.port})
+            if self.siblings is None:  # else once for all of them
+                warn_when_open(address, self.settings)
+            task_status.started(address)
+            try:
+                await self._stop.wait()
+                await self._drain()
+            finally:
+                self.draining = True
+                goodbye_s = self.settings.close_s + GOODBYE_SLACK_S
+                with trio.move_on_after(goodbye_s, shield=True):
+                    await self._say_goodbye()
+                nursery.cancel_scope.cancel()
+
     def state(self) -> dict[str, object]:
-        """What ``/health`` says of this process alone."""
+        """What ``/health`` says of this process alone; a ``reason`` while it is not ready."""
+        reason = self._closed()
         return {
             "status": "draining" if self.draining else "ok",
+            **({} if reason is None else {"reason": reason}),
             "meetings": len(self.registry),
             "meetings_begun": self.served,
+            "refused": self.admission.refused.total(),
+            "lag_ms": round(self.admission.lag.ms),
         }
 
     def stop(self, drain_s: float = 0.0) -> None:
@@ -203,8 +224,11 @@ class Server:
         await self.registry.empty()
 
     def _make_session(self, bot_id: str) -> Session:
-        if self.draining:  # it connected before, and introduces itself only now
-            raise HandshakeError("going away", GOING_AWAY)
+        reason = self._turned_away()  # a path with its id would have been refused before
+        if reason is not None:
+            going = reason == "draining"
+            text = _GOING if going else f"{reason}: try again later"
+            raise HandshakeError(text, GOING_AWAY if going else TRY_AGAIN)
         self.served += 1
         return Session(bot_id, self.agent, self.settings, self._clock)
 
@@ -213,8 +237,30 @@ class Server:
         if route is None:
             raise Refused(404, "no such channel: /bridge and /bridge/audio are")
         self._door.let_in(request, route)
-        if self.draining:
-            raise Refused(503, "going away")
+        if self.draining:  # running meetings too: their bots are better off elsewhere
+            raise _not_now("draining")
+        if route.bot_id is None or route.bot_id in self.registry:
+            return
+        if self._carrier(route.bot_id) is None and (reason := self._turned_away()):
+            raise _not_now(reason)
+
+    def _closed(self) -> Reason | None:
+        return self.admission.closed(self.registry.running, draining=self.draining)
+
+    def _turned_away(self) -> Reason | None:
+        """Why a new meeting cannot begin now; counted, and logged once a second."""
+        reason = self._closed()
+        if reason is not None:
+            self.admission.refused[reason] += 1
+            if self._closed_door.admits(trio.current_time()):
+                fields = {"reason": reason, "meetings": self.registry.running}
+                more = self._closed_door.take_suppressed()
+                lag_ms = round(self.admission.lag.ms)
+                log.warning(
+                    "new meeting refused",
+                    extra={**fields, "lag_ms": lag_ms, "more_before": more},
+                )
+        return reason
 
     def _elsewhere(self, request: Request) -> Carrier | None:
         route = read_route(request.path)
@@ -247,12 +293,16 @@ class Server:
             return Response(404, b"try /health; bots connect to /bridge and /bridge/audio\n")
         if request.method not in ("GET", "HEAD"):
             return Response(405, b"GET only\n", headers=(("allow", "GET, HEAD"),))
-        ready = not self.draining
         state = self.state()
         if self.siblings is not None:
             state = await self.siblings.add_up(state)
-        status = 200 if ready or request.path == "/health" else 503
+        status = 503 if "reason" in state and request.path == "/ready" else 200
         return Response(status, json.dumps(state).encode() + b"\n", "application/json")
+
+
+def _not_now(reason: Reason) -> Refused:
+    text = _GOING if reason == "draining" else f"{reason}: try again later"
+    return Refused(503, text, (("retry-after", str(RETRY_S[reason])),))
 
 
 async def serve(

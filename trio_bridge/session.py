@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -26,6 +27,7 @@ from trio_bridge.log import BoundLog, Throttle, excerpt
 from trio_bridge.meeting import Agent, Meeting, UnknownMessage
 from trio_bridge.pacing import Playout
 from trio_bridge.pump import Pump, samples_of_ms
+from trio_bridge.watchdog import meeting_of_task
 from trio_bridge.wire.control import (
     ControlError,
     InterruptRequest,
@@ -88,6 +90,7 @@ class Session:
             Playout(settings.chunk_ms / 1000, settings.lead_ms / 1000),
             samples_of_ms(settings.speech_backlog_ms),
             BoundLog(logging.getLogger("trio_bridge.pump"), bound),
+            settings.command_backlog_kib << 10,
         )
         self.meeting = Meeting(
             self.bot_id,
@@ -136,6 +139,7 @@ class Session:
         A failure in any of them ends this meeting and is logged here, once; it reaches
         neither the server nor another meeting. On `trio.Cancelled` the meeting ends at once.
         """
+        meeting_of_task.set(self.bot_id)
         self.log.info("meeting began")
         try:
             async with trio.open_nursery() as watch:
@@ -183,23 +187,31 @@ class Session:
 
     async def _run_agent(self) -> None:
         try:
-            await self.agent(self.meeting)
+            work: object = self.agent(self.meeting)
+            if not isinstance(work, Awaitable):
+                raise TypeError("the agent is no coroutine function: write async def")  # noqa: TRY301
+            await work
         except* SessionEndedError as failures:
             if not self.over:  # another meeting's
                 self.log.exception("agent failed", exc_info=failures)
             self.end(FAILED, "the agent failed")  # it was in mid-sentence when the bot left
-        except* (trio.Cancelled, KeyboardInterrupt, GeneratorExit):
+        except* trio.Cancelled as cancelled:
+            if trio.current_effective_deadline() == -math.inf:
+                raise
+            self._fail(cancelled)  # nobody cancels us: the agent had kept it from elsewhere
+        except* KeyboardInterrupt:
             raise
-        except* (
-            BaseException
-        ) as failures:  # asyncio.CancelledError, a test's Failed, SystemExit
-            self.log.exception("agent failed", exc_info=failures)
-            self.end(FAILED, "the agent failed")
+        except* BaseException as failures:  # asyncio.CancelledError, SystemExit, GeneratorExit
+            self._fail(failures)
         else:
             if not self.over:
                 self.log.info("agent returned")
         finally:
             self._agent_done.set()
+
+    def _fail(self, failures: BaseExceptionGroup[BaseException]) -> None:
+        self.log.error("agent failed", exc_info=failures)
+        self.end(FAILED, "the agent failed")
 
     async def _report_what_would_not_stop(self, reporting: trio.CancelScope) -> None:
         with reporting:
@@ -250,6 +262,8 @@ class Session:
             "rejected": dict(intake.rejected),
             "flawed": dict(intake.flawed),
             "ignored": self.ignored,
+            "notes_dropped": self.inflow.audience.notes_dropped,
+            "waits": self.pump.waits,
             "interrupts": self.pump.interrupts,
             "starved": self.pump.playout.starved,
             **self.ledger.summary(),

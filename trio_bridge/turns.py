@@ -28,6 +28,8 @@ class TurnGate:
         Raises:
             RuntimeError: this task holds the turn already.
         """
+        if self._lock.statistics().owner is trio.lowlevel.current_task():
+            raise RuntimeError("this task is in a turn already: leave its async with block")
         async with self._lock:
             with trio.CancelScope() as scope:
                 self._scope = scope

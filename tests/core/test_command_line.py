@@ -327,6 +327,8 @@ async def test_health_and_readiness_are_json_and_say_how_many_meetings_there_are
                 "status": "ok",
                 "meetings": 0,
                 "meetings_begun": 0,
+                "refused": 0,
+                "lag_ms": 0,
             }
 
 

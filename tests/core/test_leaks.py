@@ -65,7 +65,9 @@ def open_files() -> int:
 
 
 async def test_a_thousand_meetings_leave_no_task_socket_thread_or_session() -> None:
-    settings = Settings(port=0, grace_s=0.05, wrap_up_s=0.1, hello_s=0.5)
+    settings = Settings(
+        port=0, grace_s=0.05, wrap_up_s=0.1, hello_s=0.5, max_lag_percent=0
+    )  # however busy the machine is, all of them are let in
     server = Server(agent, settings)
     dice = random.Random(20)
     limit = trio.CapacityLimiter(AT_ONCE)

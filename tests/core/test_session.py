@@ -202,7 +202,11 @@ async def test_speech_after_the_meeting_is_told_that_nobody_is_left() -> None:
 
     async def agent(meeting: Meeting) -> None:
         await listener(meeting)
-        for speak in (meeting.chat("x"), meeting.caption("x"), meeting.show_image_url("x")):
+        for speak in (
+            meeting.chat("x"),
+            meeting.caption("x"),
+            meeting.show_image_url("https://x"),
+        ):
             with pytest.raises(SessionEndedError) as caught:
                 await speak
             told.append(str(caught.value))

@@ -26,6 +26,8 @@ RUN_GAP_S = 0.5
 ends, and what the resampler holds back comes out."""
 LABELS_KEPT_S = 60.0
 """How far back labels are known: longer than an utterance can be."""
+LABELS_KEPT = 2_048
+"""...and how many: frames of one sample, each under another name, would make millions."""
 
 
 @attrs.frozen(eq=False)
@@ -171,7 +173,7 @@ class Strand:
     def _begin(self, start: int) -> None:
         self._start = start
         self.expected = start
-        self._labels: deque[tuple[int, Speaker | None]] = deque()
+        self._labels: deque[tuple[int, Speaker | None]] = deque(maxlen=LABELS_KEPT)
         self._pending: list[Samples] = []
         self._pending_length = 0
         self._given = 0

@@ -52,9 +52,14 @@ def as_samples(samples: npt.ArrayLike) -> Samples:
     """
     block = np.asarray(samples)
     if block.ndim != 1:
-        raise ValueError(f"expected mono samples of shape (n,), got {block.shape}")
+        raise ValueError(
+            f"expected mono samples of shape (n,), got {block.shape}; average the channels"
+        )
     if not np.issubdtype(block.dtype, np.floating):
-        raise ValueError(f"expected float samples with full scale 1.0, got {block.dtype}")
+        raise ValueError(
+            f"expected float samples with full scale 1.0, got {block.dtype}; divide integers "
+            "by their full scale"
+        )
     return block.astype(np.float32, copy=False)
 
 

@@ -85,8 +85,10 @@ class Siblings:
     async def add_up(self, own: Mapping[str, object]) -> dict[str, object]:
         """``own`` state and the others', asked at once and answered within `ASK_S`, as one.
 
-        Numbers are added. ``status`` is ours, or ``degraded`` when it is ok and another's is
-        not; ``workers`` has each by itself, with ``no answer`` for one that gave none.
+        Numbers are added, of the lags the worst is taken. ``status`` is ours, or ``degraded``
+        when it is ok and another's is not; ``workers`` has each by itself, with ``no answer``
+        for one that gave none. There is a ``reason`` when we drain, or nobody who answers takes
+        new meetings: one worker that is full turns away a share of the bots, not the machine.
         """
         states: dict[int, Mapping[str, object]] = {self.slot: own}
 
@@ -140,7 +142,11 @@ def add_states(
     for name, value in own.items():
         if isinstance(value, int | float):
             told = [state.get(name) for state in states.values()]
-            total[name] = sum(number for number in told if isinstance(number, int | float))
+            numbers = [number for number in told if isinstance(number, int | float)]
+            total[name] = max(numbers) if name.endswith("_ms") else sum(numbers)
+    answered = [state for state in states.values() if "meetings" in state]
+    if own.get("reason") != "draining" and not all("reason" in state for state in answered):
+        total.pop("reason", None)
     if own["status"] == "ok" and any(s.get("status") != "ok" for s in states.values()):
         total["status"] = "degraded"
     total["workers"] = [{"slot": slot, **states[slot]} for slot in sorted(states)]
