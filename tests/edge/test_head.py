@@ -354,6 +354,28 @@ async def test_a_bad_body_is_refused(
     assert app.requests == []
 
 
+async def test_a_body_of_tiny_chunks_is_refused_and_leaves_others_their_turn(
+    autojump_clock: MockClock,
+) -> None:
+    app = App()
+    turns = 0
+
+    async def neighbour() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with in_memory(app.edge()) as peer, trio.open_nursery() as nursery:
+        await peer.send(POST, b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 4097)
+        nursery.start_soon(neighbour)
+        status, _, reason = await peer.answer()
+        assert (status, reason) == (413, b"body in too many pieces\n")
+        assert turns > 4096 / 16
+        nursery.cancel_scope.cancel()
+    assert app.requests == []
+
+
 async def bad_answer(request: Request) -> Response:
     return Response(headers=(("x", "a\r\nb"),))
 
