@@ -32,5 +32,5 @@ class Inbox:
             if len(self._seen_ids) > MESSAGE_IDS:
                 self._seen_ids.popitem(last=False)
         named = said.speaker_id or said.speaker_name
-        speaker = Speaker(said.speaker_id, said.speaker_name) if named else None
+        speaker = Speaker.called(said.speaker_id, said.speaker_name) if named else None
         return UserMessage(said.text, speaker)
