@@ -93,6 +93,8 @@ def _requests() -> list[Attack]:
         ("Connection: close", swapped(b"Connection: Upgrade", b"Connection: close"),
          bad_request),
         ("POST for a WebSocket", swapped(b"GET", b"POST"), refused(405)),
+        ("HEAD for a WebSocket", swapped(b"GET", b"HEAD"), refused(405)),
+        ("HEAD with a bad Host", b"HEAD / HTTP/1.1\r\nHost: \xff\r\n\r\n", bad_request),
         ("upgrade with a body", head(b"Content-Length: 5") + b"12345", bad_request),
         ("HTTP/1.0 upgrade", swapped(b"HTTP/1.1", b"HTTP/1.0"), bad_request),
         ("foreign Origin", head(b"Origin: https://evil.example"), refused(403)),

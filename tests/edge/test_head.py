@@ -268,6 +268,31 @@ async def test_head_has_the_length_and_no_body(autojump_clock: MockClock) -> Non
         assert (await peer.answer())[2] == b"ok\n"
 
 
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (swapped(b"GET", b"HEAD"), 405),
+        (swapped(b"GET", b"HEAD").replace(b"bridge.example", b"\xff"), 400),
+        (b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", 400),
+        (b"HEAD / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+    ],
+)
+async def test_a_head_that_is_refused_is_answered_without_a_body(
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+    request_head: bytes,
+    status: int,
+) -> None:
+    edge = App().edge()
+    async with in_memory(edge) as peer:
+        await peer.send(request_head)
+        got, headers, _ = await peer.answer(bodiless=True)
+        assert (got, headers[b"connection"]) == (status, b"close")
+        assert await peer.at_end()
+    assert edge.counts["error"] == 0
+    assert caplog.messages == []
+
+
 async def test_a_204_has_neither_length_nor_body(autojump_clock: MockClock) -> None:
     async def on_http(request: Request) -> Response:
         return Response(204, b"ignored")

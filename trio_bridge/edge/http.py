@@ -123,7 +123,8 @@ async def send_refusal(
     with trio.move_on_after(limits.close_s):
         if conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             response = refusal_response(refusal)
-            await send_response(stream, conn, response, "GET", last=True)
+            method = "HEAD" if refusal.to_head else "GET"
+            await send_response(stream, conn, response, method, last=True)
     await linger(stream, limits)
 
 
