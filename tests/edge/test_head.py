@@ -274,6 +274,7 @@ async def test_head_has_the_length_and_no_body(autojump_clock: MockClock) -> Non
         (swapped(b"GET", b"HEAD"), 405),
         (swapped(b"GET", b"HEAD").replace(b"bridge.example", b"\xff"), 400),
         (b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (16 << 10) + b"\r\n\r\n", 431),
         (b"HEAD / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
     ],
 )

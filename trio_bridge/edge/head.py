@@ -111,10 +111,10 @@ async def read_request(
         raise Refused(status, "bad request") from exc
     if not isinstance(event, h11.Request):
         return None
-    # h11 looks at its limit only while the head is incomplete.
-    if got - len(conn.trailing_data[0]) > limits.head_bytes:
-        raise Refused(431, "head too large")
     try:
+        # h11 looks at its limit only while the head is incomplete.
+        if got - len(conn.trailing_data[0]) > limits.head_bytes:
+            raise Refused(431, "head too large")  # noqa: TRY301 - one place for all refusals
         _judge(event)
     except Refused as refusal:
         refusal.to_head = event.method == b"HEAD"
