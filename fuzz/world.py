@@ -196,8 +196,9 @@ class World:
         route = Route("audio" if wire.kind == "audio" else "control", None, None)
         try:
             onward = await serve_channel(
-                cast(Socket, wire), route, self.registry, SETTINGS, Throttle(), lambda _: None
-            )
+                cast(Socket, wire), route, self.registry, SETTINGS, Throttle(),
+                elsewhere=lambda _: None, check_bot=lambda _: None,
+            )  # fmt: skip
             assert onward is None
         except SocketClosedError:
             pass  # the edge closes it then, with nothing to say
