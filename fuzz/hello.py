@@ -16,7 +16,7 @@ from trio_bridge.errors import HandshakeError
 from trio_bridge.wire.hello import BAD_HELLO, POLICY, Hello, encode_hello, parse_hello
 
 KEYS = ("type", "bot_id", "message")
-LONGEST_ID = 128  # said again, not imported: a change of the limit must be meant
+LONGEST_ID, MOST_DIGITS = 128, 100  # said again: a change of a limit must be meant
 
 
 def check(data: bytes) -> None:
@@ -59,22 +59,19 @@ def _said(outcome: Hello | HandshakeError) -> object:
     return outcome
 
 
-class _Constant:
-    """``NaN`` and its like, which are not JSON."""
-
-
 def _acceptable_id(text: str) -> str | None:
-    constants: list[_Constant] = []
+    refused: list[str] = []  # ``NaN`` and its like, and numbers that take too long to read
 
-    def constant(name: str) -> _Constant:
-        constants.append(_Constant())
-        return constants[-1]
+    def number(digits: str) -> int:
+        if len(digits) > MOST_DIGITS:
+            refused.append(digits)
+        return 0
 
     try:
-        value = json.loads(text, parse_constant=constant)
+        value = json.loads(text, parse_constant=refused.append, parse_int=number)
     except (ValueError, RecursionError):
         return None
-    if constants or not isinstance(value, dict) or value.get("type") != "ready":
+    if refused or not isinstance(value, dict) or value.get("type") != "ready":
         return None
     bot_id = value.get("bot_id")
     if not isinstance(bot_id, str) or not 1 <= len(bot_id) <= LONGEST_ID:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fuzz import head, session
 from fuzz.stream import AFTER_HELLO, AT_ONCE, NEVER, write_case, write_frame
 from fuzz.target import HERE
 from trio_bridge.edge.frames import BINARY, CLOSE, PING, PONG, TEXT
@@ -37,6 +38,8 @@ def seeds() -> dict[str, Seeds]:
         "control": {"usermsg": text["usermsg"], "interrupt": text["interrupt"], **_controls()},
         "hello": {"handshake": text["handshake"], **_hellos()},
         "stream": _streams(),
+        "head": _heads(),
+        "session": _sessions(),
     }
 
 
@@ -140,6 +143,79 @@ def _streams() -> Seeds:
         "length-eight-bytes": case(b"\x82\xff" + (1 << 16).to_bytes(8, "big") + bytes(9)),
         "not-masked": case(b"\x82\x05hello"),
         "reserved-bit": case(frame(TEXT | 0x40)),
+    }
+
+
+def _heads() -> Seeds:
+    def case(start: bytes, *headers: bytes, body: bytes = b"") -> bytes:
+        return head.write_case(b"\r\n".join([start, *headers, b"", b""]) + body, b"\1\7\x40")
+
+    get, post = b"GET /bridge HTTP/1.1", b"POST /hook HTTP/1.1"
+    host, chunked = b"Host: x", b"Transfer-Encoding: chunked"
+    return {
+        "handshake": case(get, *head.GOOD),
+        "handshake-token-id": case(
+            b"GET /b-1/t/s3cret/bridge/audio?token=s3cret HTTP/1.1", *head.GOOD
+        ),
+        "handshake-early": case(get, *head.GOOD, body=b"\x81\x80\0\0\0\0"),
+        "handshake-deflate": case(
+            get, *head.GOOD, b"Sec-WebSocket-Extensions: permessage-deflate"
+        ),
+        "handshake-origin": case(get, *head.GOOD, b"Origin: https://me.example"),
+        "handshake-two-keys": case(get, *head.GOOD, b"Sec-WebSocket-Key: " + head.KEY),
+        "handshake-version-8": case(get, *head.GOOD[:3], b"Sec-WebSocket-Version: 8"),
+        "handshake-post": case(post, *head.GOOD),
+        "handshake-head": case(b"HEAD /bridge HTTP/1.1", *head.GOOD),
+        "host-not-ascii": case(get, b"Host: \xff"),
+        "head-host-not-ascii": case(b"HEAD / HTTP/1.1", b"Host: \xff"),
+        "target-absolute": case(b"GET http://h/bridge?a=%ff HTTP/1.1", host),
+        "target-star": case(b"OPTIONS * HTTP/1.1", host),
+        "http-2": case(b"PRI * HTTP/2.0"),
+        "http-0-9": case(b"GET /"),
+        "tls": case(b"\x16\x03\x01\x02\x00\x01"),
+        "folded": case(get, host, b"X: a", b" b"),
+        "too-long": case(get, host, b"X: " + b"x" * 1_000),
+        "body": case(post, host, b"Content-Length: 3", body=b"abc"),
+        "body-too-long": case(post, host, b"Content-Length: 301", body=b"abc"),
+        "body-half": case(post, host, b"Content-Length: 5", body=b"abc"),
+        "body-chunked": case(post, host, chunked, body=b"3\r\nabc\r\n0\r\n\r\n"),
+        "body-chunked-too-long": case(
+            post, host, chunked, body=b"190\r\n" + bytes(400) + b"\r\n0\r\n\r\n"
+        ),
+        "body-tiny-chunks": case(post, host, chunked, body=b"1\r\nx\r\n" * 50),
+        "body-two-lengths": case(post, host, chunked, b"Content-Length: 3", body=b"abc"),
+        "body-of-get": case(get, host, b"Content-Length: 3", body=b"abc"),
+    }
+
+
+def _sessions() -> Seeds:
+    operation = session.operation
+    both = operation("audio") + operation("control")
+    speak, cut = operation("speak", 254), operation("control says", 0)
+    hear, wait = operation("hear", 34), operation("wait", 2)
+    return {
+        "talk": both + hear * 20 + wait + operation("leave", 4) + operation("leave"),
+        "echo": both + (hear + operation("hear", 32)) * 8 + speak + wait + operation("chat", 9),
+        "interrupt": both + speak + wait + cut + speak + wait + cut,
+        "interrupt-while-stalled": both + operation("stall", 1) + speak + cut + speak + wait,
+        "reconnect": both + speak + operation("control") + wait + operation("leave", 3) + wait,
+        "all-at-once": operation("audio", at_once=True) * 3
+        + operation("control", at_once=True),
+        "agent-raises": both + operation("raise") + wait + both + operation("wait", 6) + both,
+        "agent-returns": both + operation("return") + hear * 3 + wait,
+        "two-bots": both + operation("audio", 1) + operation("control", 1) + hear + wait,
+        "lost-and-back": both + operation("leave", 3) + operation("leave", 7) + wait + both,
+        "lost-for-good": both
+        + operation("leave", 3)
+        + operation("leave", 7)
+        + operation("wait", 7),
+        "bad-audio": both + b"".join(operation("bad audio", n) for n in range(0, 16, 2)),
+        "bad-hello": operation("audio", 240) + operation("control", 243) + wait,
+        "own-voice": both + operation("hear", 38) * 5 + operation("hear", 34) + wait,
+        "second-ear": both + operation("listen", 6) + hear * 10 + wait + hear,
+        "drain": both + speak + operation("end") + wait + both,
+        "rates-and-sizes": both + b"".join(operation("hear", n) for n in range(0, 256, 8)),
+        "barge-in": both + speak + wait + operation("hear", 50) * 3 + speak + wait,
     }
 
 

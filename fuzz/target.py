@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 from hypothesis.strategies import SearchStrategy
 
-NAMES = ("frame", "control", "hello", "stream")
+NAMES = ("frame", "control", "hello", "stream", "head", "session")
 HERE = Path(__file__).parent
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import h11
 import pytest
+import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,9 +22,21 @@ from fuzz.json_text import encoded
 from fuzz.seeds import seeds, write
 from fuzz.stream import AT_ONCE, write_case, write_frame
 from fuzz.target import NAMES, Target, load
+from trio_bridge.attendance import Link
 from trio_bridge.edge.frames import BINARY, TEXT, Cutter
+from trio_bridge.edge.head import Request, judge_upgrade, read_request
+from trio_bridge.edge.http import read_body
+from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.errors import HandshakeError
-from trio_bridge.wire.control import ControlError, UnknownCommand, UserText, parse_control
+from trio_bridge.registry import Registry
+from trio_bridge.session import Session
+from trio_bridge.wire.control import (
+    ControlError,
+    UnknownCommand,
+    UserText,
+    encode_interrupt,
+    parse_control,
+)
 from trio_bridge.wire.frames import AudioFrame, FrameError, decode_audio, encode_frame
 from trio_bridge.wire.hello import Hello, encode_hello, parse_hello
 
@@ -192,8 +206,79 @@ class Trusting(Cutter):
         super()._check_frame(frame, start, now_s)
 
 
+async def lenient_head(
+    stream: trio.abc.Stream, conn: h11.Connection, limits: EdgeLimits, peer: str
+) -> Request | None:
+    """Take whatever h11 takes."""
+    return await read_request(stream, conn, EdgeLimits(head_bytes=9_999), peer)
+
+
+async def deaf_head(
+    stream: trio.abc.Stream, conn: h11.Connection, limits: EdgeLimits, peer: str
+) -> Request | None:
+    """Look at what the first read brought, and at nothing else."""
+    stream.left = getattr(stream, "left", [])[:1]  # type: ignore[attr-defined]
+    return await read_request(stream, conn, limits, peer)
+
+
+async def breaking_head(
+    stream: trio.abc.Stream, conn: h11.Connection, limits: EdgeLimits, peer: str
+) -> Request | None:
+    raise UnicodeError("label too long")
+
+
+def copying_upgrade(request: Request, allowed_origins: frozenset[str]) -> bytes:
+    """Let trio-websocket see a header of the peer's."""
+    host = request.get(b"host") or b""
+    return judge_upgrade(request, allowed_origins).replace(b"Host: gate", b"Host: " + host)
+
+
+async def endless_body(
+    stream: trio.abc.Stream, conn: h11.Connection, request: Request, limits: EdgeLimits
+) -> Request:
+    return await read_body(stream, conn, request, EdgeLimits())
+
+
+class Doubling(Registry):
+    """Makes a meeting for each channel."""
+
+    def join(self, bot_id: str) -> Session:
+        self._sessions.pop(bot_id, None)
+        return super().join(bot_id)
+
+
+class Waiting(Session):
+    """Forgets the grace of a bot that left."""
+
+    def _time_has_passed(self, now_s: float) -> float:
+        self._attendance.grace_ends_s = None
+        return super()._time_has_passed(now_s)
+
+
+class Unbooked(Session):
+    """Loses a sample of each frame from the books."""
+
+    def _on_audio(self, link: Link, message: bytes | str) -> None:
+        super()._on_audio(link, message)
+        self.inflow.intake.received -= 1
+
+
+class Talkative(Session):
+    """Goes on speaking when it is interrupted."""
+
+    def _on_control(self, text: str | bytes) -> None:
+        if text == encode_interrupt():
+            self.pump.interrupts += 1
+            return
+        super()._on_control(text)
+
+
 def case(stream: bytes, sizes: bytes = b"") -> bytes:
     return write_case(stream, sizes, arming=AT_ONCE, closing=False)
+
+
+def corpus(target: str, name: str) -> bytes:
+    return seeds()[target][name]
 
 
 AUDIO = encode_frame(AudioFrame("i", "n", b"\1\2"))
@@ -217,6 +302,15 @@ FAULTS: list[tuple[str, str, Callable[..., Any], bytes]] = [
     ("stream", "Cutter", Breaking, case(TWO)),
     ("stream", "Cutter", Lavish, case(b"\x82\xff" + (70_001).to_bytes(8, "big"))),
     ("stream", "Cutter", Trusting, case(write_frame(TEXT, b"\xff", fin=False, mask=bytes(4)))),
+    ("head", "read_request", lenient_head, corpus("head", "too-long")),
+    ("head", "read_request", deaf_head, corpus("head", "handshake")),
+    ("head", "read_request", breaking_head, b""),
+    ("head", "judge_upgrade", copying_upgrade, corpus("head", "handshake")),
+    ("head", "read_body", endless_body, corpus("head", "body-chunked-too-long")),
+    ("session", "Registry", Doubling, corpus("session", "talk")),
+    ("session", "Session", Waiting, corpus("session", "lost-for-good")),
+    ("session", "Session", Unbooked, corpus("session", "talk")),
+    ("session", "Session", Talkative, corpus("session", "interrupt")),
 ]
 
 

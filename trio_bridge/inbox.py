@@ -35,5 +35,5 @@ class Inbox:
                 self._seen_ids.popitem(last=False)
                 self.forgotten += 1
         named = said.speaker_id or said.speaker_name
-        speaker = Speaker(said.speaker_id, said.speaker_name) if named else None
+        speaker = Speaker.called(said.speaker_id, said.speaker_name) if named else None
         return UserMessage(said.text, speaker)

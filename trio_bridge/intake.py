@@ -11,7 +11,7 @@ import attrs
 
 from trio_bridge.audio.pcm import Samples, from_pcm16, silence
 from trio_bridge.audio.resample import Quality, Resampler
-from trio_bridge.audio.speakers import OwnVoice, Speaker
+from trio_bridge.audio.speakers import LONGEST_TEXT, OwnVoice, Speaker
 from trio_bridge.audio.timeline import RATE_HZ, Heard, Timeline
 from trio_bridge.wire.frames import AUDIO_TYPE, ODD_BYTE, AudioFrame, FrameError, decode_audio
 
@@ -138,7 +138,7 @@ class Intake:
         samples = from_pcm16(pcm, channels)
         if frame.rate_hz == RATE_HZ:
             return samples
-        key = (frame.speaker_id or frame.speaker_name, frame.rate_hz)
+        key = (Speaker.called(frame.speaker_id, frame.speaker_name).key, frame.rate_hz)
         resampler = self._resamplers.get(key)
         if resampler is None:
             if len(self._resamplers) >= RESAMPLERS_REMEMBERED:
@@ -148,7 +148,7 @@ class Intake:
         return resampler.process(samples)
 
     def _speaker(self, frame: AudioFrame) -> Speaker:
-        key = (frame.speaker_id, frame.speaker_name)
+        key = (frame.speaker_id[:LONGEST_TEXT], frame.speaker_name[:LONGEST_TEXT])
         speaker = self._speakers.get(key)
         if speaker is None:
             if len(self._speakers) >= SPEAKERS_REMEMBERED:

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import unicodedata
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Literal, TextIO
 
 import attrs
@@ -22,6 +22,13 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 EXCERPT = 80
 """Characters of a peer's text that a log line may hold."""
+LONGEST_FIELD = 1_000
+"""Characters of one field. An agent may log what was written in the chat, which can be 1 MiB;
+collectors of logs split or drop lines above 16 KiB."""
+_LARGE = 10**100
+"""Integers above are text: Python shows none of more than 4,300 digits."""
+LONGEST_EXCEPTION = 12_000
+"""Characters of a traceback: its end, which says what happened, with that text in it."""
 
 
 class BoundLog(logging.LoggerAdapter[logging.Logger]):
@@ -86,12 +93,12 @@ class JsonFormatter(logging.Formatter):
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{record.msecs:03.0f}Z",
             "level": record.levelname,
             "logger": record.name,
-            "event": record.getMessage(),
+            "event": _beginning(record.getMessage()),
         }
         for name, value in _fields(record).items():
             line[f"{name}_" if name in line else name] = _plain(value)
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = _ending(self.formatException(record.exc_info))
         return json.dumps(line)
 
 
@@ -101,10 +108,10 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         head = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname:<7} "
         fields = "".join(f" {k}={_shown(v)}" for k, v in _fields(record).items())
-        line = head + printable(record.getMessage()) + fields
+        line = head + printable(_beginning(record.getMessage())) + fields
         if record.exc_info:
             # Indented, so that no line of what somebody's text raised passes for one of ours.
-            lines = self.formatException(record.exc_info).split("\n")
+            lines = _ending(self.formatException(record.exc_info)).split("\n")
             line += "".join(f"\n  {printable(part)}" for part in lines)
         return line
 
@@ -128,20 +135,39 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def _plain(value: object) -> object:
     """``value`` as JSON has it; what JSON does not have as its repr."""
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _beginning(value)
+    if isinstance(value, int):
+        return value if abs(value) < _LARGE else _text(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else repr(value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_beginning(_text(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return repr(value)
+    return _beginning(_text(value, repr))
 
 
 def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".")
-    text = printable(str(value))
+    text = printable(_beginning(_text(value)))
     ambiguous = not text or any(c.isspace() or c in '="' for c in text)
     return json.dumps(text, ensure_ascii=False) if ambiguous else text
+
+
+def _text(value: object, show: Callable[[object], str] = str) -> str:
+    try:
+        return show(value)
+    except Exception:  # an agent's own type, or an integer of more digits than Python shows
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= LONGEST_FIELD else text[:LONGEST_FIELD] + "..."
+
+
+def _ending(text: str) -> str:
+    return text if len(text) <= LONGEST_EXCEPTION else "..." + text[-LONGEST_EXCEPTION:]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trio_bridge.audio.speakers import NO_SPEAKER, OwnVoice, Speaker
+from trio_bridge.audio.speakers import LONGEST_TEXT, NO_SPEAKER, OwnVoice, Speaker
 
 
 @pytest.mark.parametrize("name", ["Aisha", "Craig", "Claire", "Abbott", "Bot Jones", "Agent"])
@@ -35,3 +35,10 @@ def test_audio_of_nobody_in_particular_may_not_start_a_turn() -> None:
     assert not Speaker("", NO_SPEAKER).may_start_turn
     assert not Speaker(NO_SPEAKER, NO_SPEAKER).may_start_turn
     assert Speaker("", "").may_start_turn
+
+
+def test_a_name_is_cut_where_no_platform_goes() -> None:
+    assert Speaker.called("7", "Zoë") == Speaker("7", "Zoë")
+    assert Speaker.called("x" * 999, "y" * 999) == Speaker(
+        "x" * LONGEST_TEXT, "y" * LONGEST_TEXT
+    )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trio_bridge.audio.mixing import LONGEST_LEAD_S, Piece
 from trio_bridge.audio.pcm import Samples
-from trio_bridge.audio.speakers import OwnVoice, Speaker
+from trio_bridge.audio.speakers import LONGEST_TEXT, OwnVoice, Speaker
 from trio_bridge.audio.timeline import RATE_HZ, Heard, Timeline
 from trio_bridge.config import Settings
 from trio_bridge.intake import LONGEST_FRAME_S, SPEAKERS_REMEMBERED, Intake
@@ -436,3 +436,18 @@ def test_thousands_of_speakers_at_once_are_bounded_and_balance(layout: str) -> N
         voices[piece.speaker.id] += len(piece.samples)
     assert_balanced(taken)
     assert set(voices.values()) == {96}, "each is still heard under its own name"
+
+
+def test_names_of_64_kib_are_heard_and_not_remembered_whole() -> None:
+    """Else 256 of them, of four bytes a character, are 128 MiB that one meeting holds."""
+    taken = intake()
+    for n in range(3):
+        name = f"{n}" + "x" * 65_000
+        (piece,) = taken.take(frame(Speaker(name, name)), n * FRAME_S).mix
+        assert piece.speaker is not None
+        assert piece.speaker.name == name[:LONGEST_TEXT]
+        assert piece.speaker.key == name[:LONGEST_TEXT]
+        taken.take(legacy(pcm(960), speakerId=name, sampleRate=16_000), n * FRAME_S)
+    remembered = [*taken._speakers, *(key[:1] for key in taken._resamplers)]
+    assert max(len(text) for key in remembered for text in key) == LONGEST_TEXT
+    assert_balanced(taken)

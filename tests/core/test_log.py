@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from trio_bridge.log import (
     EXCERPT,
+    LONGEST_EXCEPTION,
+    LONGEST_FIELD,
     BoundLog,
     JsonFormatter,
     TextFormatter,
@@ -215,6 +217,37 @@ def test_a_fraction_is_shown_to_a_thousandth(value: float, shown: str) -> None:
 
 def test_quotes_in_a_value_do_not_end_it() -> None:
     assert as_text("x", who='a" level=ERROR "b').endswith(r' who="a\" level=ERROR \"b"')
+
+
+class Shy:
+    def __repr__(self) -> str:
+        raise RuntimeError("not for you")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**5_000, Shy(), [Shy()], {Shy(): 10**5_000}],
+    ids=["huge", "shy", "within a list", "within a dict"],
+)
+def test_what_cannot_be_shown_does_not_cost_the_line(value: Any) -> None:
+    assert "cannot be shown" in json.dumps(as_json("x", value=value))
+    line = as_text("x", value=value)
+    assert_is_one_safe_line(line)
+    assert "cannot be shown" in line
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "\u202e" * 1_000_000], ids=["x", "bidi"])
+def test_a_million_characters_from_the_chat_are_a_short_line(text: str) -> None:
+    as_json("x", value=text, more=[text], by={text: 1})
+    for line in (
+        JsonFormatter().format(record("x", value=text, by={text: text})),
+        as_text(text, value=text, more=[text]),
+        JsonFormatter().format(record("x", **failing_with(text))),
+        as_text("x", **failing_with(text)),
+    ):
+        assert len(line) < 160_000
+    assert len(as_text("x", value="x" * 1_000_000)) < 2 * LONGEST_FIELD
+    assert len(as_text("x", **failing_with("x" * 1_000_000))) < 2 * LONGEST_EXCEPTION
 
 
 # -- what a program sets up ------------------------------------------------------------------

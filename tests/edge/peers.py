@@ -45,7 +45,10 @@ def frame(
         length = b"\xfe" + struct.pack("!H", size)
     else:
         length = b"\xff" + struct.pack("!Q", size)
-    masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+    keys = (mask * (size // 4 + 1))[:size]  # as two numbers, or a mebibyte takes a second
+    masked = (int.from_bytes(payload, "big") ^ int.from_bytes(keys, "big")).to_bytes(
+        size, "big"
+    )
     return bytes([(0x80 if fin else 0) | opcode]) + length + mask + masked
 
 

@@ -268,6 +268,32 @@ async def test_head_has_the_length_and_no_body(autojump_clock: MockClock) -> Non
         assert (await peer.answer())[2] == b"ok\n"
 
 
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (swapped(b"GET", b"HEAD"), 405),
+        (swapped(b"GET", b"HEAD").replace(b"bridge.example", b"\xff"), 400),
+        (b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * (16 << 10) + b"\r\n\r\n", 431),
+        (b"HEAD / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+    ],
+)
+async def test_a_head_that_is_refused_is_answered_without_a_body(
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+    request_head: bytes,
+    status: int,
+) -> None:
+    edge = App().edge()
+    async with in_memory(edge) as peer:
+        await peer.send(request_head)
+        got, headers, _ = await peer.answer(bodiless=True)
+        assert (got, headers[b"connection"]) == (status, b"close")
+        assert await peer.at_end()
+    assert edge.counts["error"] == 0
+    assert caplog.messages == []
+
+
 async def test_a_204_has_neither_length_nor_body(autojump_clock: MockClock) -> None:
     async def on_http(request: Request) -> Response:
         return Response(204, b"ignored")
@@ -351,6 +377,28 @@ async def test_a_bad_body_is_refused(
         await peer.send(request_bytes)
         assert (await peer.answer())[0] == status
         assert await peer.at_end()
+    assert app.requests == []
+
+
+async def test_a_body_of_tiny_chunks_is_refused_and_leaves_others_their_turn(
+    autojump_clock: MockClock,
+) -> None:
+    app = App()
+    turns = 0
+
+    async def neighbour() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with in_memory(app.edge()) as peer, trio.open_nursery() as nursery:
+        await peer.send(POST, b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 4097)
+        nursery.start_soon(neighbour)
+        status, _, reason = await peer.answer()
+        assert (status, reason) == (413, b"body in too many pieces\n")
+        assert turns > 4096 / 16
+        nursery.cancel_scope.cancel()
     assert app.requests == []
 
 

@@ -31,7 +31,9 @@ from trio_bridge.wire.control import (
     encode_user_message,
     parse_control,
 )
+from trio_bridge.wire.frames import FrameError, decode_audio
 from trio_bridge.wire.hello import MAX_BOT_ID, Hello, encode_hello, parse_hello
+from trio_bridge.wire.objects import read_object
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -153,6 +155,79 @@ def test_a_bad_control_message_says_what_is_wrong(message: str | bytes, reason: 
     with pytest.raises(ControlError) as caught:
         parse_control(message)
     assert caught.value.reason == reason
+
+
+NOT_JSON = {
+    "4,000 brackets": "[" * 4_000,
+    "4,000 closed brackets": "[" * 2_000 + "]" * 2_000,
+    "4,000 braces": '{"a":' * 800,
+    "large numbers": '{"x": [' + ("9" * 4_290 + ",") * 200 + "9" * 4_400 + "]}",
+    "101 digits": '{"command": "x", "n": ' + "9" * 101 + "}",
+    "a million digits": '{"command": ' + "9" * 1_000_000 + "}",
+    "a string without an end": '{"command": "' + "x" * 1_000_000,
+    "an escape without an end": '{"command": "' + "\\" * 999_999,
+    "a line break in a long string": '{"command": "a\n' + "x" * 5_000 + '"}',
+    "NaN": '{"command": NaN}',
+    "NaN in the depth": '{"command": [[{"a": -Infinity}]]}',
+    "half a character": "\ud800",
+    "a mark at the beginning": "\ufeff{}",
+    "NUL": "{\0}",
+    "nothing": "",
+}
+TOO_MANY = {
+    "a million empty lists": '{"x": [' + "[]," * 340_000 + "0]}",
+    "a million empty strings": '{"x": [' + '"",' * 340_000 + "0]}",
+    "90,000 keys": "{" + ",".join(f'"{i}":0' for i in range(90_000)) + "}",
+    "nested lists": '{"x": [' + ("[" * 500 + "]" * 500 + ",") * 1_000 + "0]}",
+    "100,000 brackets": "[" * 100_000,
+    "100,000 closed brackets": "[" * 100_000 + "]" * 100_000,
+}
+HOSTILE = [
+    *((text, "not JSON") for text in NOT_JSON.values()),
+    *((text, "too many values") for text in TOO_MANY.values()),
+    (json.dumps({"command": "x" * (1 << 20)}), "too long"),
+]
+"""Texts that a parser of JSON chokes on; the second kind takes it 50 to 600 ms, in which
+nobody would be served."""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), HOSTILE, ids=[*NOT_JSON, *TOO_MANY, "more than 1 MiB"]
+)
+def test_hostile_json_is_one_typed_error(text: str, reason: str) -> None:
+    with pytest.raises(ControlError) as control:
+        parse_control(text)
+    assert control.value.reason == reason
+    with pytest.raises(HandshakeError, match=reason):
+        parse_hello(text)
+    with pytest.raises(FrameError, match=reason):
+        decode_audio(text)
+    header = b"{" + text.encode(errors="replace")
+    with pytest.raises(FrameError):
+        decode_audio(len(header).to_bytes(4, "big") + header)
+
+
+def test_a_transcript_of_600_words_with_their_times_is_read() -> None:
+    words = [{"word": "hello", "start": 1.25, "end": 1.5, "confidence": 0.9}] * 600
+    message = {"command": "transcript", "text": "hello " * 600, "words": words}
+    assert parse_control(json.dumps(message)) == UserText(("hello " * 600).strip())
+
+
+def test_a_megabyte_of_text_with_quotes_and_brackets_is_read() -> None:
+    text = ('"[{, \\' * 150_000)[: 1 << 18]
+    assert parse_control(encode_user_message(text)) == UserText(text)
+
+
+def test_a_number_of_100_digits_is_one() -> None:
+    assert read_object('{"n": ' + "9" * 100 + "}") == {"n": 10**100 - 1}
+    assert read_object('{"n": -1.5e300}') == {"n": -1.5e300}
+
+
+def test_bytes_must_be_utf_8() -> None:
+    assert read_object('{"ä": "ö"}'.encode()) == {"ä": "ö"}
+    for data in ('{"a": 1}'.encode("utf-16"), b'{"\xff": 1}', b"\xef\xbb\xbf{}"):
+        with pytest.raises(ValueError, match="not JSON"):
+            read_object(data)
 
 
 def test_an_interrupt_round_trips() -> None:

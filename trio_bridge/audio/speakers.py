@@ -12,6 +12,10 @@ NO_SPEAKER = "NoSpeaker"
 DEFAULT_BOT_NAMES = ("MeetStream Agent", "Meeting Assistant")
 """The names MeetStream's own bridge treats as the bot's."""
 
+LONGEST_TEXT = 256
+"""Characters of an id or name that are kept. The wire has room for 65,535 bytes of each, and a
+meeting remembers hundreds of speakers; platforms stop at about a hundred characters."""
+
 
 @attrs.frozen
 class Speaker:
@@ -19,6 +23,11 @@ class Speaker:
 
     id: str
     name: str
+
+    @classmethod
+    def called(cls, speaker_id: str, name: str) -> Speaker:
+        """Whom a stranger's message names: what is too long is cut to `LONGEST_TEXT`."""
+        return cls(speaker_id[:LONGEST_TEXT], name[:LONGEST_TEXT])
 
     @property
     def key(self) -> str:

@@ -127,6 +127,11 @@ class Cutter:
         """Audio goes to a callback: this is a channel of audio."""
         return self._on_audio is not None
 
+    @property
+    def calls(self) -> bool:
+        """Some messages go to a callback, and others do not."""
+        return self._on_audio is not None or self._on_text is not None
+
     def disarm(self) -> None:
         """The end is under way: nothing goes to the callbacks any more."""
         self._on_audio = self._on_text = None

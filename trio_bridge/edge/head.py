@@ -35,6 +35,8 @@ class Refused(BridgeError):
         self.status = status
         self.reason = reason
         self.headers = headers
+        self.to_head = False
+        """The request was a HEAD: its answer has no body, and h11 raises at one."""
 
     def __str__(self) -> str:
         return f"{self.status} {self.reason}"
@@ -109,10 +111,14 @@ async def read_request(
         raise Refused(status, "bad request") from exc
     if not isinstance(event, h11.Request):
         return None
-    # h11 looks at its limit only while the head is incomplete.
-    if got - len(conn.trailing_data[0]) > limits.head_bytes:
-        raise Refused(431, "head too large")
-    _judge(event)
+    try:
+        # h11 looks at its limit only while the head is incomplete.
+        if got - len(conn.trailing_data[0]) > limits.head_bytes:
+            raise Refused(431, "head too large")  # noqa: TRY301 - one place for all refusals
+        _judge(event)
+    except Refused as refusal:
+        refusal.to_head = event.method == b"HEAD"
+        raise
     return Request(
         event.method.decode("ascii"), event.target.decode("ascii"), tuple(event.headers), peer
     )
@@ -127,7 +133,9 @@ def judge_upgrade(request: Request, allowed_origins: frozenset[str]) -> bytes:
         Refused: not a WebSocket handshake (RFC 6455 §4.2.1), or from a foreign web page.
     """
     if request.method != "GET":
-        raise Refused(405, "GET only", (("allow", "GET"),))
+        refusal = Refused(405, "GET only", (("allow", "GET"),))
+        refusal.to_head = request.method == "HEAD"
+        raise refusal
     if any(name in (b"content-length", b"transfer-encoding") for name, _ in request.headers):
         raise Refused(400, "a handshake has no body")
     if b"upgrade" not in request.tokens(b"connection"):

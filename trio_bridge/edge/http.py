@@ -41,7 +41,7 @@ async def read_body(
     """Return ``request`` with its body, read under ``body_bytes`` and ``body_s``.
 
     Raises:
-        Refused: 413 too large, 408 too slow, 400 not a body.
+        Refused: 413 too large or in too many pieces, 408 too slow, 400 not a body.
     """
     parts: list[bytes] = []
     room = limits.body_bytes
@@ -59,6 +59,10 @@ async def read_body(
                     if room < 0:
                         raise Refused(413, "body too large")
                     parts.append(bytes(event.data))
+                    if len(parts) > limits.body_pieces:
+                        raise Refused(413, "body in too many pieces")
+                    if len(parts) % limits.slow_turn == 0:  # a read may hold thousands
+                        await trio.lowlevel.checkpoint()
                 else:
                     conn.receive_data(bytes(await stream.receive_some(_BODY_READ_BYTES)))
         except h11.RemoteProtocolError as exc:
@@ -119,7 +123,8 @@ async def send_refusal(
     with trio.move_on_after(limits.close_s):
         if conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             response = refusal_response(refusal)
-            await send_response(stream, conn, response, "GET", last=True)
+            method = "HEAD" if refusal.to_head else "GET"
+            await send_response(stream, conn, response, method, last=True)
     await linger(stream, limits)
 
 

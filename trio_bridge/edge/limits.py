@@ -34,6 +34,8 @@ class EdgeLimits:
     """TLS handshake and request head, from accept (or the last answer) to the empty line."""
     body_bytes: int = _limit(256 << 10)
     """Body of a plain HTTP request; the largest webhook seen is a few KiB."""
+    body_pieces: int = _limit(4096)
+    """Chunks of that body, or reads: a parser takes 4 us for each, however small it is."""
     body_s: float = _limit(10.0)
     """That body, from the end of its head to its last byte."""
     answer_s: float = _limit(30.0)
