@@ -30,6 +30,7 @@ import attrs
 from trio_bridge.audio.hearing import LABELS_KEPT
 from trio_bridge.audio.layout import FRAMES_FOR_ONE
 from trio_bridge.audio.mixing import LONGEST_LEAD_S, MANY_VOICES
+from trio_bridge.audio.speakers import LONGEST_TEXT
 from trio_bridge.audio.timeline import LONGEST_FILL_S
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.config import Settings
@@ -37,7 +38,6 @@ from trio_bridge.ears import NOTES_COST, SHORTEST_PIECE
 from trio_bridge.inbox import MESSAGE_ID_CHARACTERS, MESSAGE_IDS
 from trio_bridge.intake import (
     LONGEST_FRAME_S,
-    NAME_CHARACTERS,
     RESAMPLERS_REMEMBERED,
     SPEAKERS_REMEMBERED,
 )
@@ -49,7 +49,7 @@ CHARACTER_BYTES = 4
 OBJECT_BYTES = 256
 """Whatever is in a queue, beside its contents: the object, its place, its numbers (measured:
 118 to 206)."""
-NAMED_BYTES = OBJECT_BYTES + 2 * NAME_CHARACTERS * CHARACTER_BYTES
+NAMED_BYTES = OBJECT_BYTES + 2 * LONGEST_TEXT * CHARACTER_BYTES
 """The same with a speaker of its own."""
 RESAMPLER_BYTES = 92 << 10
 EAR_RATE_HZ = 16_000

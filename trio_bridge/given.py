@@ -29,18 +29,24 @@ _PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
 def text_given(what: str, value: Any, most: int = MAX_TEXT) -> str:
-    """``value`` as text that JSON can hold; a lone surrogate becomes U+FFFD."""
+    """``value`` as text that JSON can hold; a lone surrogate becomes U+FFFD.
+
+    What is longer than ``most`` characters is cut there, and ends with an ellipsis: agents
+    repeat what strangers write, who must not be able to make one fail.
+    """
     if not isinstance(value, str):
         raise TypeError(f"{what}: expected text, got {_shown(value)}")
     if len(value) > most:
-        raise ValueError(f"{what}: {len(value)} characters are too many; send {most} at most")
+        value = value[: most - 1] + "\u2026"
     if value.isascii():
         return value
     return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def url_given(what: str, value: Any) -> str:
-    url = text_given(what, value, MAX_URL)
+    url = text_given(what, value)
+    if len(url) > MAX_URL:
+        raise ValueError(f"{what}: {len(url)} characters are too many; send {MAX_URL} at most")
     if not url.startswith(("https://", "http://")) or not url.isprintable() or " " in url:
         raise ValueError(f"{what}: expected an http(s) address, got {_shown(url)}")
     return url

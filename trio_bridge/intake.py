@@ -21,11 +21,9 @@ SPEAKERS_REMEMBERED = 256
 """Ids and names are a stranger's: beyond this many the memory begins anew."""
 RESAMPLERS_REMEMBERED = 64
 """The same for speakers at another rate than the wire's, whose resamplers have 92 KiB each."""
-NAME_CHARACTERS = 256
-"""Of a speaker's id and of its name: frames have room for 65 535 each, and hundreds of them
-may wait for a slow agent. Real ones have 40."""
 LONG_NAME = "long name"
-"""The flaw of a frame with more: it is heard, under the beginning of its name."""
+"""The flaw of a frame whose speaker's id or name has more than `LONGEST_TEXT` characters: it is
+heard, under the beginning."""
 
 
 @attrs.frozen
@@ -92,7 +90,7 @@ class Intake:
                 return self._place(known.speaker, known.own, samples, now_s)
         try:
             frame = decode_audio(message)
-            if max(len(frame.speaker_id), len(frame.speaker_name)) > NAME_CHARACTERS:
+            if max(len(frame.speaker_id), len(frame.speaker_name)) > LONGEST_TEXT:
                 frame = _with_short_names(frame)
             samples = self._samples(frame)
         except FrameError as exc:
@@ -148,7 +146,7 @@ class Intake:
         return resampler.process(samples)
 
     def _speaker(self, frame: AudioFrame) -> Speaker:
-        key = (frame.speaker_id[:LONGEST_TEXT], frame.speaker_name[:LONGEST_TEXT])
+        key = (frame.speaker_id, frame.speaker_name)
         speaker = self._speakers.get(key)
         if speaker is None:
             if len(self._speakers) >= SPEAKERS_REMEMBERED:
@@ -160,7 +158,7 @@ class Intake:
 def _with_short_names(frame: AudioFrame) -> AudioFrame:
     return attrs.evolve(
         frame,
-        speaker_id=frame.speaker_id[:NAME_CHARACTERS],
-        speaker_name=frame.speaker_name[:NAME_CHARACTERS],
+        speaker_id=frame.speaker_id[:LONGEST_TEXT],
+        speaker_name=frame.speaker_name[:LONGEST_TEXT],
         flaws=(*frame.flaws, LONG_NAME),
     )

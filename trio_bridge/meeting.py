@@ -327,10 +327,12 @@ class Meeting:
     # -- everything else -------------------------------------------------------------------
 
     async def chat(self, text: str) -> None:
-        """Post ``text`` in the meeting's chat. It waits for the bot if that is away.
+        """Post ``text``, its first `MAX_TEXT` characters, in the meeting's chat.
+
+        It waits for the bot if that is away.
 
         Raises:
-            TypeError, ValueError: no text, or more than `MAX_TEXT` characters.
+            TypeError: no text.
             SessionEndedError: the meeting is over.
         """
         await self._pump.command(SendMessage(text_given("chat", text)))
@@ -338,8 +340,10 @@ class Meeting:
     async def caption(self, text: str, *, final: bool = True, role: Role = "assistant") -> None:
         """Show a transcript line: ``text`` is the whole line so far, ``final`` its last form.
 
+        Of ``text`` the first `MAX_TEXT` characters are shown.
+
         Raises:
-            TypeError, ValueError: no text, more than `MAX_TEXT` characters, no such role.
+            TypeError, ValueError: no text, no such role.
             SessionEndedError: the meeting is over.
         """
         text = text_given("caption", text)

@@ -21,13 +21,13 @@ from trio_bridge import budget
 from trio_bridge.audio.hearing import LABELS_KEPT, Hearing
 from trio_bridge.audio.mixing import Piece
 from trio_bridge.audio.pcm import silence
-from trio_bridge.audio.speakers import OwnVoice, Speaker
+from trio_bridge.audio.speakers import LONGEST_TEXT, OwnVoice, Speaker
 from trio_bridge.audio.timeline import Timeline
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.config import Settings
 from trio_bridge.ears import SHORTEST_PIECE, Audience, Ear
 from trio_bridge.inbox import MESSAGE_IDS, Inbox
-from trio_bridge.intake import LONG_NAME, NAME_CHARACTERS, RESAMPLERS_REMEMBERED, Intake
+from trio_bridge.intake import LONG_NAME, RESAMPLERS_REMEMBERED, Intake
 from trio_bridge.lanes import Lane, Overflow
 from trio_bridge.meeting import MOST_EARS, Agent, AudioChunk, Meeting
 from trio_bridge.pacing import MOST_PIECES, Playout
@@ -129,11 +129,11 @@ def test_names_that_change_with_each_sample_leave_only_so_many_labels() -> None:
 
 def test_a_long_name_is_heard_under_its_beginning_and_counted() -> None:
     intake = Intake(Timeline("mixed"), OwnVoice(("Helper",)))
-    whole = "n" * NAME_CHARACTERS
+    whole = "n" * LONGEST_TEXT
     long = encode_frame(AudioFrame("i" * 65_535, whole + "!" * 60_000, bytes(1920)))
     for n in range(3):
         (piece,) = intake.take(long, n * 0.02).mix
-        assert piece.speaker == Speaker("i" * NAME_CHARACTERS, whole)
+        assert piece.speaker == Speaker("i" * LONGEST_TEXT, whole)
     assert intake.flawed == {LONG_NAME: 3}
     fits = encode_frame(AudioFrame("1", whole, bytes(1920)))
     assert intake.take(fits, 0.06).mix[0].speaker == Speaker("1", whole)
