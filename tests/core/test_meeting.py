@@ -530,9 +530,9 @@ async def test_what_waits_for_a_slow_agent_is_bounded_in_characters(
 
     async with bridge(agent) as room:
         control = await room.control()
-        for _ in range(10):
+        for _ in range(100):
             fields = {"command": "usermsg", "message": "x", "speakerId": "7"}
-            await control.send(fields | {field: "y" * 250_000})
+            await control.send(fields | {field: "y" * 20_000})
             await trio.sleep(1)
         audience = room.session.inflow.audience
         notes = audience._early_notes if early else audience._ears[0].notes
@@ -542,9 +542,9 @@ async def test_what_waits_for_a_slow_agent_is_bounded_in_characters(
             assert note.speaker is not None
             waiting += len(note.text) + len(note.speaker.id) + len(note.speaker.name)
         if field == "message":
-            assert 250_000 < waiting <= 2**20
+            assert 0.9 * 2**20 < waiting <= 2**20
         else:  # who says it is cut where it is read
-            assert waiting == 10 * (1 + LONGEST_TEXT + (field == "speakerName"))
+            assert waiting == 100 * (1 + LONGEST_TEXT + (field == "speakerName"))
         ears.clear()
 
 
