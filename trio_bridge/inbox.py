@@ -12,6 +12,9 @@ from trio_bridge.wire.control import UserText
 
 MESSAGE_ID_CHARACTERS = 256
 """A longer id is none: nobody needs it, and it would be remembered."""
+MESSAGE_CHARACTERS = 16 << 10
+"""Of one message; no platform's chat takes as many. An agent that answers with what it read,
+and a few words, may so do it: a message of its own has twice the room."""
 MESSAGE_IDS = 512
 """User messages remembered so that a repeated one is not answered twice."""
 
@@ -36,4 +39,4 @@ class Inbox:
                 self.forgotten += 1
         named = said.speaker_id or said.speaker_name
         speaker = Speaker.called(said.speaker_id, said.speaker_name) if named else None
-        return UserMessage(said.text, speaker)
+        return UserMessage(said.text[:MESSAGE_CHARACTERS], speaker)

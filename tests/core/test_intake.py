@@ -90,7 +90,7 @@ BAD: list[tuple[str, bytes | str]] = [
     ("speaker_id is not text", b"\x00\x00\x00\x10" + b'{"speaker_id":1}'),
     ("not JSON", ""),
     ("not JSON", "hello"),
-    ("not JSON", "[" * 100_000),
+    ("too many values", "[" * 100_000),
     ("JSON is not an object", "[]"),
     ("unknown type", "{}"),
     ("unknown type", '{"type": "ready", "bot_id": "x"}'),

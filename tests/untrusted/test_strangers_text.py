@@ -23,10 +23,12 @@ from trio.testing import MockClock
 from trio_websocket import ConnectionClosed
 
 from tests.core.rooms import Channel, Room, bridge, quiet, tone
+from trio_bridge.agents.echo import echo
 from trio_bridge.audio.pcm import to_pcm16
 from trio_bridge.errors import SessionEndedError
+from trio_bridge.inbox import MESSAGE_CHARACTERS
 from trio_bridge.log import JsonFormatter, TextFormatter, printable
-from trio_bridge.meeting import Meeting, UnknownMessage, UserMessage, Utterance
+from trio_bridge.meeting import Agent, Meeting, UnknownMessage, UserMessage, Utterance
 from trio_bridge.wire.control import MAX_KIND, encode_user_message
 from trio_bridge.wire.hello import encode_hello
 
@@ -204,7 +206,8 @@ def test_whatever_is_said_in_a_meeting_is_one_safe_line_of_the_log(text: str) ->
         trio.run(meet, text, scribe, clock=MockClock(autojump_threshold=0))
     log.judge()
     said = [event.text for event in scribe.heard if isinstance(event, UserMessage)]
-    assert said == ([text.strip()] if text.strip() else []), "the agent hears it as it is"
+    whole = text.strip()[:MESSAGE_CHARACTERS]
+    assert said == ([whole] if whole else []), "the agent hears it as it is"
     kinds = [event.kind for event in scribe.heard if isinstance(event, UnknownMessage)]
     assert all(len(kind) <= MAX_KIND for kind in kinds)
     assert scribe.of(Utterance)
@@ -227,6 +230,27 @@ def test_an_agent_that_raises_with_it_forges_no_line_either(text: str) -> None:
     assert [r.getMessage() for r in log.records if r.levelno >= logging.ERROR] == [
         "agent failed"
     ]
+
+
+async def answers(meeting: Meeting) -> None:
+    """The README's agent."""
+    async for event in meeting.events(rate_hz=16_000):
+        if isinstance(event, UserMessage):
+            await meeting.chat(f"you wrote: {event.text}")
+
+
+@pytest.mark.parametrize("agent", [echo, answers])
+async def test_an_agent_that_answers_with_what_it_read_survives_a_megabyte(
+    agent: Agent, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bridge(agent) as room:
+        control = await room.control()
+        await control.send(encode_user_message("x" * 1_000_000))
+        answer = (await control.next("sendmsg"))["message"]
+        assert len(answer) < MESSAGE_CHARACTERS + 100
+        await control.send(encode_user_message("still there?"))
+        assert (await control.next("sendmsg"))["message"].endswith("still there?")
+    assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
 
 
 async def knock(text: str, hellos: list[str]) -> None:
