@@ -36,11 +36,10 @@ def text_given(what: str, value: Any, most: int = MAX_TEXT) -> str:
     """
     if not isinstance(value, str):
         raise TypeError(f"{what}: expected text, got {_shown(value)}")
-    if len(value) > most:
-        value = value[: most - 1] + "\u2026"
-    if value.isascii():
-        return value
-    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text: str = value if len(value) <= most else value[: most - 1] + "\u2026"
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def url_given(what: str, value: Any) -> str:
