@@ -13,6 +13,8 @@ from typing import NoReturn
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from trio_bridge.wire.objects import LONGEST_TEXT
+
 PLAIN_VALUES = (
     "null",
     "true",
@@ -79,19 +81,22 @@ def as_text(data: bytes) -> str | None:
 def respelt(text: str) -> list[str]:
     """Other spellings of the same JSON: escapes, white space, the order of an object's keys.
 
-    Empty if ``text`` is no JSON, or JSON that has only one spelling in Python.
+    Empty if ``text`` is no JSON, or JSON that has only one spelling in Python. None is longer
+    than any message may be.
     """
     try:
         # Not even where a second value of the same key hides it: parsers refuse it there too.
         value = json.loads(text, parse_constant=_refuse)
         if isinstance(value, dict):
             value = dict(reversed(value.items()))
-        return [
+        spelt = (
             json.dumps(value, allow_nan=False),
             json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1),
-        ]
+        )
     except (ValueError, RecursionError):
         return []
+    # 900 brackets, indented, are longer than a message may be: that is no matter of spelling.
+    return [other for other in spelt if len(other) <= LONGEST_TEXT]
 
 
 def _refuse(name: str) -> NoReturn:
