@@ -92,14 +92,16 @@ class Pump:
     async def say(self, samples: Samples) -> None:
         """Queue speech at 48 kHz, waiting while more than the backlog is queued.
 
-        On `trio.Cancelled` a first part of it may be queued.
+        On `trio.Cancelled` a first part of it may be queued; after an interrupt the rest is
+        not, even if its caller cannot be cancelled.
 
         Raises:
             SessionEndedError: the meeting is over.
         """
+        epoch = self.interrupts
         await trio.lowlevel.checkpoint()
         at = 0
-        while at < len(samples):
+        while at < len(samples) and epoch == self.interrupts:
             if self._stopped:
                 raise SessionEndedError("the meeting is over: nobody is left to hear this")
             room = self.speech_backlog - self.playout.queued

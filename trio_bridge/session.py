@@ -172,8 +172,10 @@ class Session:
                 with trio.move_on_after(self.settings.wrap_up_s):
                     await self._agent_done.wait()
             finally:
-                self.inflow.listen_to(None)
-                self._over.set()
+                self.end(GOING_AWAY, "going away")
+                self._attendance.dismiss(*self._verdict)
+                self.pump.stop()  # an agent that shields its waits must not wait for ever
+                self.inflow.audience.close()
                 watch.start_soon(self._report_what_would_not_stop, reporting)
                 self._nursery.cancel_scope.cancel()
 
@@ -288,7 +290,8 @@ class Session:
         if kind == "audio":
             self.inflow.listen_to(link)
         self.log.info("channel joined", extra={"channel": kind, "again": replaced})
-        self._nursery.start_soon(self._read, link, name=f"{kind} channel {self.bot_id}")
+        reading = functools.partial(self._read, link)
+        self._nursery.start_soon(self._work, reading, name=f"{kind} channel {self.bot_id}")
         try:
             await link.done.wait()
         finally:
@@ -313,8 +316,8 @@ class Session:
         finally:
             if link.scope.cancelled_caught:
                 code = link.verdict[0]  # we ended it
+            link.done.set()  # first: the socket is given back whatever goes wrong below
             self._leave(link, code)
-            link.done.set()
 
     async def _read_audio(self, link: Link) -> None:
         hear = functools.partial(self._on_audio, link)

@@ -145,6 +145,22 @@ async def test_saying_more_than_the_backlog_waits_and_stopping_wakes_it() -> Non
             pump.stop()
 
 
+async def test_an_interrupt_ends_what_waits_to_be_said_though_its_speaker_is_shielded() -> None:
+    async with pumping() as pump, trio.open_nursery() as nursery:
+
+        async def speak() -> None:
+            with trio.move_on_after(60) as scope:
+                scope.shield = True
+                await pump.say(tone(3.0))
+
+        nursery.start_soon(speak)
+        await wait_all_tasks_blocked()
+        assert pump.interrupt() == 2 * RATE_HZ
+        await wait_all_tasks_blocked()
+        assert pump.playout.queued == 0
+        assert pump.playout.said == pump.playout.flushed == 2 * RATE_HZ
+
+
 async def _expect_the_end(pump: Pump) -> None:
     with pytest.raises(SessionEndedError):
         await pump.say(tone(1.0))

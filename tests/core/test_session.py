@@ -15,6 +15,7 @@ from trio_websocket import ConnectionClosed
 from wsproto.events import BytesMessage
 
 from tests.core.rooms import BOT, Channel, Door, Room, bridge, listener, quiet, tone
+from trio_bridge.attendance import Attendance, Link
 from trio_bridge.audio.timeline import Timeline
 from trio_bridge.config import Settings
 from trio_bridge.errors import SessionEndedError
@@ -243,6 +244,59 @@ async def test_an_agent_that_will_not_stop_is_reported_and_its_bot_can_meet_agai
         assert room.session is not first
         assert room.server.registry.running == 2
         release.set()
+
+
+async def test_a_cancelled_server_ends_though_an_agent_shields_what_it_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "trio_bridge")
+    ends: list[tuple[float, bool]] = []
+
+    async def agent(meeting: Meeting) -> None:
+        async with meeting.turn() as turn:
+            # The deadline is the test's way out, should nobody tell it that it is over.
+            with trio.move_on_after(60) as scope:
+                scope.shield = True
+                try:
+                    await turn.say(tone(30), rate_hz=48_000)
+                finally:
+                    ends.append((trio.current_time(), scope.cancelled_caught))
+
+    async with bridge(agent, wrap_up_s=0.0) as room:
+        await room.control()
+        await wait_all_tasks_blocked()
+    ((end_s, given_up),) = ends
+    assert end_s < 5.0
+    assert not given_up
+    (ended,) = events(caplog, "meeting ended")
+    assert (ended.__dict__["code"], ended.__dict__["reason"]) == (1001, "going away")
+
+
+async def test_a_fault_while_a_channel_leaves_gives_its_socket_back_and_ends_the_meeting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    links: list[Link] = []
+    given_back: list[bool] = []
+
+    def boom(_: Attendance, link: Link, *__: object) -> bool:
+        links.append(link)
+        raise RuntimeError("a bug of ours")
+
+    async with bridge(listener) as room:
+        control, audio = await room.control("bad"), await room.audio("bad")
+        with monkeypatch.context() as patch:
+            patch.setattr(Attendance, "leave", boom)
+            await control.leave()
+            await trio.sleep(1)
+            given_back += [link.done.is_set() for link in links]
+            for link in links:
+                link.done.set()  # the server could not end otherwise
+        assert await audio.closed() == (1011, "internal error")
+        neighbour = await room.control("good")
+        await room.session.meeting.chat("hello")
+        assert (await neighbour.next("sendmsg"))["message"] == "hello"
+    assert given_back
+    assert all(given_back)
 
 
 async def test_a_drain_closes_every_socket_with_1001_and_ends_every_meeting() -> None:

@@ -28,6 +28,7 @@ from .peers import (
     App,
     Loopback,
     Peer,
+    Pipe,
     close_payload,
     frame,
     head,
@@ -47,6 +48,19 @@ async def until_gone(edge: Edge) -> None:
     """Wait until no connection is left; the caller has a deadline."""
     while edge.sockets or edge.pending:
         await trio.lowlevel.checkpoint()
+
+
+async def test_a_connection_that_cannot_be_closed_harms_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Stuck(Pipe):
+        async def aclose(self) -> None:
+            raise OSError("the kernel says no")
+
+    client, server = memory_stream_pair()
+    await client.aclose()
+    await App().edge().connection(Stuck(server))  # which raises nothing
+    assert errors(caplog) == ["connection failed"]
 
 
 async def test_http_and_websocket_share_a_port() -> None:

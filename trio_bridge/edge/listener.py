@@ -175,21 +175,22 @@ class Edge:
             return
         self.counts["connections"] += 1
         try:
-            if isinstance(stream, trio.SocketStream):
-                stream = HubStream(stream, self._hub) if self._hub else RawStream(stream)
-            if self.tls is not None:
-                stream = trio.SSLStream(
-                    stream, self.tls, server_side=True, https_compatible=True
-                )
-            await talk(stream, peer, leave)
+            try:
+                if isinstance(stream, trio.SocketStream):
+                    stream = HubStream(stream, self._hub) if self._hub else RawStream(stream)
+                if self.tls is not None:
+                    stream = trio.SSLStream(
+                        stream, self.tls, server_side=True, https_compatible=True
+                    )
+                await talk(stream, peer, leave)
+            finally:
+                leave()
+                await trio.aclose_forcefully(stream)  # here: what it raises ends nobody else
         except* _GONE:
             self.counts["gone"] += 1
         except* Exception as failures:
             self.counts["error"] += 1
             _log.error("connection failed", extra={"peer": peer}, exc_info=failures)
-        finally:
-            leave()
-            await trio.aclose_forcefully(stream)
 
     async def _accept(
         self, listener: trio.abc.Listener[trio.SocketStream], connections: trio.Nursery
