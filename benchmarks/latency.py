@@ -5,7 +5,7 @@ take that out of the latency, each hand-over is matched with the frame it had to
 first frame after which soxr, given frames of this length, has put out that many samples. The
 latency is then from that frame's *scheduled* send time, so a sender or server that stalls is
 charged for all that piled up meanwhile. When one frame is handed over in several chunks, the
-last of them counts.
+last of them counts; when several are handed over in one, each is charged with its own wait.
 """
 
 from __future__ import annotations
@@ -60,15 +60,23 @@ def measure(stamps: Ints, schedule: Schedule, out_after: Ints) -> Latency:
     # A consumer of 20 ms chunks still waits for the rest of its last one.
     expected = int(out_after[-1]) // CHUNK * CHUNK
     delivered = float(np.minimum(reached, expected).sum()) / (expected * bots)
-    measured = frame >= schedule.first
-    stamps, frame = stamps[measured], frame[measured]
-    scheduled = (
-        schedule.start_ns + frame * schedule.period_ns + schedule.phases_ns[stamps[:, 0]]
-    )
-    never = np.iinfo(np.int64).min
-    last = np.full(bots * schedule.frames, never, np.int64)
-    np.maximum.at(last, stamps[:, 0] * schedule.frames + frame, stamps[:, 2] - scheduled)
-    latencies = last[last != never] / 1e6
+    never = np.iinfo(np.int64).max
+    begun = np.full((bots, schedule.frames), never, np.int64)
+    np.minimum.at(begun, (stamps[:, 0], frame), stamps[:, 2])
+    at = np.where(begun == never, never, 0)
+    np.maximum.at(at, (stamps[:, 0], frame), stamps[:, 2])
+    # A burst without a hand-over of its own came along with the next one.
+    bursts = np.diff(out_after, prepend=0) > 0
+    later = np.full(bots, never, np.int64)
+    for n in range(schedule.frames - 1, -1, -1):
+        if bursts[n]:
+            at[:, n] = np.where(at[:, n] == never, later, at[:, n])
+        later = np.where(begun[:, n] == never, later, begun[:, n])
+    numbers = np.arange(schedule.frames)
+    scheduled = schedule.start_ns + numbers * schedule.period_ns
+    waited = at - (scheduled[None, :] + schedule.phases_ns[:, None])
+    seen = (at != never) & (numbers >= schedule.first)[None, :]
+    latencies = waited[seen] / 1e6
     if not len(latencies):
         return Latency(float("nan"), float("nan"), float("nan"), delivered, 0)
     p50, p99, p999 = (float(x) for x in np.percentile(latencies, (50, 99, 99.9)))

@@ -62,8 +62,14 @@ def test_a_hand_over_is_timed_from_the_frame_it_had_to_wait_for() -> None:
 
 
 def test_the_last_chunk_of_a_frame_counts() -> None:
-    found = measure(stamps((0, 640, 61 * MS), (0, 960, 64 * MS)), schedule(), OUT_AFTER)
-    assert found.p99_ms == 4.0
+    given = stamps((0, 320, 21 * MS), (0, 640, 61 * MS), (0, 960, 64 * MS))
+    assert measure(given, schedule(first=2), OUT_AFTER).p99_ms == 4.0
+
+
+def test_frames_that_are_handed_over_together_are_each_charged_with_their_own_wait() -> None:
+    found = measure(stamps((0, 979, 90 * MS)), schedule(), OUT_AFTER)
+    assert found.p50_ms == (70.0 + 30.0) / 2
+    assert found.early == 0
 
 
 def test_each_bot_is_timed_from_its_own_phase() -> None:
