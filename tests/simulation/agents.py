@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OWN_LEVEL, VOICE_LEVEL = 0.95, 0.1
 """Our own voice is louder than all others together, so it cannot hide in a mix."""
 OWN_HEARD = 0.6
+IMAGES = "https://images.example/"
 
 FAILURES: tuple[Callable[[], BaseException], ...] = (
     lambda: RuntimeError("the model fell over"),
@@ -157,7 +158,7 @@ class Run:
         ways: dict[str, Callable[[str], Awaitable[None]]] = {
             "chat": self.meeting.chat,
             "caption": partial(self.meeting.caption, final=False),
-            "image": self.meeting.show_image_url,
+            "image": lambda path: self.meeting.show_image_url(IMAGES + path),
         }
         self.words_said += 1  # it is queued in the step that ends the wait
         try:

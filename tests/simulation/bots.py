@@ -175,7 +175,7 @@ class Bot:
         elif isinstance(command, PostChat | PostCaption):
             self._hear_words(command.text)
         elif isinstance(command, ShowImage):
-            self._hear_words(command.url)
+            self._hear_words(command.url.removeprefix("https://images.example/"))
         elif isinstance(command, StopAudio):
             self._hear_clear(socket)
         else:
