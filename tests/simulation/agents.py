@@ -145,7 +145,7 @@ class Run:
                 case "stubborn":
                     self.stubborn_s = (0.0, 0.5, 4.0, 8.0)[order.amount % 4]
                 case "raise":
-                    self.failing = True
+                    self.failing, self.ear = True, None
                     self.bot.fail(self.record)
                     raise FAILURES[order.amount % len(FAILURES)]()
                 case "return":

@@ -180,6 +180,8 @@ class World:
         bot = self.bots[int(session.bot_id.removeprefix("bot-"))]
         if bot.live is not None:
             self.blame(f"a second session of {bot.id}")
+        if self.server.draining:
+            self.blame(f"a meeting of {bot.id} began while the server drains")
         record = Record(session, self.now_s)
         bot.records.append(record)
         self.records[session] = record
@@ -434,9 +436,13 @@ def run_plan(plan: Plan, fault: Fault | None = None) -> Outcome:
     try:
         with mock.patch.object(pulse, "BEAT_S", BEAT_S):
             trio.run(main, clock=MockClock(autojump_threshold=0), instruments=instruments)
-    except Exception as failures:  # the first thing that was wrong, not what came of it
-        if world is None:
+    except (Exception, BaseExceptionGroup) as failures:
+        pressed = isinstance(failures, BaseExceptionGroup) and failures.subgroup(
+            KeyboardInterrupt
+        )
+        if world is None or pressed:
             raise
+        # The first thing that was wrong, not what came of it.
         if world.faults:
             raise Violation(world.faults[0]) from None
         raise Violation(f"out of the server came {failures!r}") from failures
