@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 OWN_LEVEL, VOICE_LEVEL = 0.95, 0.1
 """Our own voice is louder than all others together, so it cannot hide in a mix."""
 OWN_HEARD = 0.6
+IMAGES = "https://images.example/"
 
 FAILURES: tuple[Callable[[], BaseException], ...] = (
     lambda: RuntimeError("the model fell over"),
@@ -144,7 +145,7 @@ class Run:
                 case "stubborn":
                     self.stubborn_s = (0.0, 0.5, 4.0, 8.0)[order.amount % 4]
                 case "raise":
-                    self.failing = True
+                    self.failing, self.ear = True, None
                     self.bot.fail(self.record)
                     raise FAILURES[order.amount % len(FAILURES)]()
                 case "return":
@@ -157,7 +158,7 @@ class Run:
         ways: dict[str, Callable[[str], Awaitable[None]]] = {
             "chat": self.meeting.chat,
             "caption": partial(self.meeting.caption, final=False),
-            "image": self.meeting.show_image_url,
+            "image": lambda path: self.meeting.show_image_url(IMAGES + path),
         }
         self.words_said += 1  # it is queued in the step that ends the wait
         try:

@@ -89,7 +89,8 @@ class Bot:
                     socket.meet("replaced", now_s)
         if self.world.draining:
             socket.meet("drain", now_s)
-        if any(record.session.failed and not record.ended_as for record in self.records):
+        failing = [run.record for run in self.runs if run.failing]
+        if any(not record.ended_as for record in failing):
             self.failed_s = now_s  # the server's pause begins anew with each attempt
         if now_s <= self.failed_s + FAILURE_PAUSE_S + 0.001:
             socket.meet("failed", now_s)
@@ -175,7 +176,7 @@ class Bot:
         elif isinstance(command, PostChat | PostCaption):
             self._hear_words(command.text)
         elif isinstance(command, ShowImage):
-            self._hear_words(command.url)
+            self._hear_words(command.url.removeprefix("https://images.example/"))
         elif isinstance(command, StopAudio):
             self._hear_clear(socket)
         else:

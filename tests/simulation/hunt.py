@@ -73,16 +73,15 @@ def cut(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
 
 def hunt_all(tell: Callable[[str], None]) -> bool:
     """Look for what is not kept, and keep it; False if one bug was not found."""
-    kept = {}
+    kept: dict[str, str] = {}
     for mutation in MUTATIONS:
         plan = kept_plan(mutation)
         if plan is None or not shows(mutation, plan):
             plan = hunt(mutation)
-        tell(
-            f"{mutation.bug}: " + ("NOT FOUND" if plan is None else f"{len(plan.steps)} steps")
-        )
+        found = "NOT FOUND" if plan is None else f"{len(plan.steps)} steps"
+        tell(f"{mutation.bug}: {found}")
         if plan is not None:
-            kept[mutation.bug] = json.loads(plan.text())
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(plan)}" for name, plan in kept.items())
+            kept[mutation.bug] = plan.text()
+    lines = ",\n".join(f"{json.dumps(name)}: {text}" for name, text in kept.items())
     KEPT.write_text("{\n" + lines + "\n}\n")
     return len(kept) == len(MUTATIONS)

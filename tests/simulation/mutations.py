@@ -253,15 +253,14 @@ MUTATIONS = (
     ),
     _mutation(
         "a drain takes new meetings",
-        "a meeting of|going away|ended with|1013|answered|would not stop|to stop by|never",
-        (Server, "_make_session", "if self.draining:", "if False:"),
+        "while the server drains",
+        (Server, "_make_session", "if reason is not None:", "if False:"),
         (Server, "_admit", "if self.draining:", "if False:"),
-        (Server, "_say_goodbye", "session.end(GOING_AWAY", "session.end(1000"),
     ),
     _mutation(
         "a failing agent takes the meeting's nursery with it",
-        "log says|ended with|escaped",
-        (Session, "_run_agent", "BaseException\n", "ZeroDivisionError\n"),
+        "log says|ended with|out of the server|nobody stopped",
+        (Session, "_run_agent", "except* BaseException", "except* ZeroDivisionError"),
     ),
     _mutation(
         "an agent that shields what it says is not told that its meeting is over",
@@ -272,7 +271,7 @@ MUTATIONS = (
         "a turn holds on to what it has said when it is interrupted",
         "were heard|negative",
         (Meeting, "interrupt", "self._turn.freeze()", "pass"),
-        (Turn, "_figures", "max(0, sent - self._pump", "(sent - 9999999 - self._pump"),
+        (Turn, "_figures", "max(0, sent - playout.unplayed", "(sent - 9999999 - playout.unplayed"),
     ),
 )
 

@@ -193,8 +193,8 @@ def plans(draw: st.DrawFn) -> Plan:
     # Four lists, because one that may be empty, as it must to be shrunk, is short on average.
     drawn = [step for _ in range(4) for step in draw(st.lists(_steps, max_size=16))]
     steps = [step for some in drawn for step in (some if isinstance(some, list) else [some])]
-    if draw(st.integers(0, 15)) == 15:
-        steps.insert(len(steps) // 2, draw(_stops))
+    if draw(st.integers(0, 7)) == 7:
+        steps.insert(draw(st.integers(0, len(steps))), draw(_stops))
     return Plan(
         bots=bots,
         schedule=draw(st.integers(0, 1 << 16)),

@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
+from unittest import mock
 
 import attrs
 import trio
@@ -25,11 +26,12 @@ from tests.simulation.bots import Bot
 from tests.simulation.line import Line, PlainEnd, RawEnd
 from tests.simulation.sockets import BotSocket, Record
 from tests.simulation.steps import SETTLE, Pass, Plan
+from trio_bridge import pulse
 from trio_bridge.attendance import Kind
 from trio_bridge.config import Settings
 from trio_bridge.edge.limits import DEFAULT_LIMITS
 from trio_bridge.meeting import Meeting
-from trio_bridge.server import GOODBYE_S, Address, Server
+from trio_bridge.server import GOODBYE_SLACK_S, Address, Server
 from trio_bridge.session import Session
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 LONG_S = DEFAULT_LIMITS.ping_s + DEFAULT_LIMITS.pong_s + 30.0
 """Everybody has left: by then the last ping has gone unanswered, and a grace is over."""
+BEAT_S = 20.0
+"""Between two looks at the loop's lateness, which a virtual clock does not have."""
 STUCK_S = 3_600.0
 """A server that takes this long to stop never does."""
 
@@ -122,7 +126,8 @@ class World:
         self.plan = plan
         self.fault = fault
         self.was_struck = False
-        self.settings = Settings(**plan.settings)
+        # No watchdog: it is a thread that looks at the real time.
+        self.settings = Settings(**plan.settings, watchdog_ms=0)
         self.server = WatchedServer(self._agent, self.settings)
         self.server.world = self
         self.server.edge.sockets = Ordered()
@@ -175,6 +180,8 @@ class World:
         bot = self.bots[int(session.bot_id.removeprefix("bot-"))]
         if bot.live is not None:
             self.blame(f"a second session of {bot.id}")
+        if self.server.draining:
+            self.blame(f"a meeting of {bot.id} began while the server drains")
         record = Record(session, self.now_s)
         bot.records.append(record)
         self.records[session] = record
@@ -341,7 +348,8 @@ class World:
         stubborn_s = max((run.stubborn_s for bot in self.bots for run in bot.runs), default=0)
         teardown_s = self.settings.wrap_up_s + stubborn_s
         write_s = DEFAULT_LIMITS.write_s if self.was_struck else 0.0
-        return self.stopped_s > self.stop_by_s + GOODBYE_S + teardown_s + write_s + 0.5
+        goodbye_s = self.settings.close_s + GOODBYE_SLACK_S
+        return self.stopped_s > self.stop_by_s + goodbye_s + teardown_s + write_s + 0.5
 
 
 class _Ear(logging.Handler):
@@ -426,10 +434,15 @@ def run_plan(plan: Plan, fault: Fault | None = None) -> Outcome:
     collecting = gc.isenabled()
     gc.disable()  # when it runs is not the plan's to say, and ears are closed by it
     try:
-        trio.run(main, clock=MockClock(autojump_threshold=0), instruments=instruments)
-    except Exception as failures:  # the first thing that was wrong, not what came of it
-        if world is None:
+        with mock.patch.object(pulse, "BEAT_S", BEAT_S):
+            trio.run(main, clock=MockClock(autojump_threshold=0), instruments=instruments)
+    except (Exception, BaseExceptionGroup) as failures:
+        pressed = isinstance(failures, BaseExceptionGroup) and failures.subgroup(
+            KeyboardInterrupt
+        )
+        if world is None or pressed:
             raise
+        # The first thing that was wrong, not what came of it.
         if world.faults:
             raise Violation(world.faults[0]) from None
         raise Violation(f"out of the server came {failures!r}") from failures
