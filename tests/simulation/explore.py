@@ -18,7 +18,7 @@ import concurrent.futures
 import itertools
 import multiprocessing
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
@@ -94,7 +94,40 @@ def run_batch(
     except Flaky as flaky:
         assert failure is not None
         failure = Failure(f"not the same twice: {failure.fault} ({flaky})", failure.plan)
+    if shrink and failure is not None:
+        failure = _cut(failure)
     return attrs.evolve(total, failure=failure)
+
+
+def fault_of(plan: Plan) -> str | None:
+    """What is wrong when ``plan`` is carried out; None: nothing."""
+    try:
+        run_plan(plan)
+    except Violation as violation:
+        return str(violation)
+    return None
+
+
+def cut(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
+    """The same with fewer steps, as long as it ``fails``: halves first, then single steps."""
+    size = len(plan.steps)
+    while size:
+        at = 0
+        while at < len(plan.steps):
+            shorter = attrs.evolve(plan, steps=(*plan.steps[:at], *plan.steps[at + size :]))
+            if fails(shorter):
+                plan = shorter
+            else:
+                at += size
+        size //= 2
+    return plan
+
+
+def _cut(failure: Failure) -> Failure:
+    """Hypothesis does not see that steps which mean nothing can go, where it must guess four
+    lengths at once."""
+    plan = cut(failure.plan, lambda plan: fault_of(plan) is not None)
+    return Failure(fault_of(plan) or failure.fault, plan)
 
 
 def explore(

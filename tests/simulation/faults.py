@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, NoReturn, get_args
 
+import attrs
 import outcome
 import trio
 
@@ -41,6 +42,15 @@ class Injected(OSError):
     """What the n-th await raises."""
 
 
+@attrs.frozen
+class Await:
+    """One time that a task of the meeting waited."""
+
+    where: str
+    ways: frozenset[How]
+    """How it can fail."""
+
+
 class Fault(trio.abc.Instrument):
     """Counts the awaits of one bot's connections and meetings, and spoils one of them."""
 
@@ -50,8 +60,8 @@ class Fault(trio.abc.Instrument):
         self.awaits = 0
         self.where: str | None = None
         """The await that was spoilt; None: there are fewer."""
-        self.can: list[set[How]] | None = None
-        """Set it to a list to be told how each await could fail."""
+        self.seen: list[Await] | None = None
+        """Set it to a list to be told of each await."""
         self.blocks = False
         """What hangs is within the bridge, where nothing hangs: only a cancellation ends it."""
         self._tasks: set[trio.lowlevel.Task] = set()
@@ -69,8 +79,8 @@ class Fault(trio.abc.Instrument):
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         if task in self._tasks:
             self.awaits += 1
-            if self.can is not None:
-                self.can.append(_ways(task))
+            if self.seen is not None:
+                self.seen.append(Await(_place(task), frozenset(_ways(task))))
             if self.awaits == self.at:
                 self._spoil(task)
 
@@ -86,8 +96,7 @@ class Fault(trio.abc.Instrument):
 
     def _spoil(self, task: trio.lowlevel.Task) -> None:
         frames = list(task.iter_await_frames())
-        names = [f"{f.f_code.co_qualname}:{line}" for f, line in frames]
-        self.where = f"{task.name}: {' > '.join(names[-5:])}"
+        self.where = _place(task)
         self.world.struck(self.world.bots[VICTIM])
         inner = {frame.f_code.co_qualname for frame, _ in frames}
         abort = task._abort_func
@@ -115,6 +124,11 @@ class Fault(trio.abc.Instrument):
             status._scope.cancel()
         else:
             self.world.cancel_server()
+
+
+def _place(task: trio.lowlevel.Task) -> str:
+    names = [f"{f.f_code.co_qualname}:{line}" for f, line in task.iter_await_frames()]
+    return f"{task.name}: {' > '.join(names)}"
 
 
 def _ways(task: trio.lowlevel.Task) -> set[How]:
@@ -191,12 +205,12 @@ def scenario() -> Plan:
     )
 
 
-def survey() -> list[set[How]]:
-    """How each await of the scenario could fail, in their order."""
+def survey() -> list[Await]:
+    """Each await of the scenario, in their order."""
     fault = Fault("raises", at=0)
-    fault.can = []
+    fault.seen = []
     run_plan(scenario(), fault)
-    return fault.can
+    return fault.seen
 
 
 def sweep(how: How) -> Iterator[Fault]:
@@ -205,8 +219,8 @@ def sweep(how: How) -> Iterator[Fault]:
     Raises:
         Violation: an invariant does not hold in spite of it; a note says which await it was.
     """
-    for at, ways in enumerate(survey(), start=1):
-        if how not in ways:
+    for at, found in enumerate(survey(), start=1):
+        if how not in found.ways:
             continue
         fault = Fault(how, at)
         try:

@@ -11,25 +11,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import attrs
-
-from tests.simulation.explore import run_batch
+from tests.simulation.explore import cut, fault_of, run_batch
 from tests.simulation.mutations import MUTATIONS, Mutation, bug
 from tests.simulation.steps import Plan, read_plan
-from tests.simulation.world import Violation, run_plan
 
 KEPT = Path(__file__).with_name("caught.json")
 BATCHES = 30
 """Of 100 plans; the rarest of these bugs needs a third of them."""
-
-
-def fault_of(plan: Plan) -> str | None:
-    """What is wrong when ``plan`` is carried out; None: nothing."""
-    try:
-        run_plan(plan)
-    except Violation as violation:
-        return str(violation)
-    return None
 
 
 def shows(mutation: Mutation, plan: Plan) -> bool:
@@ -54,21 +42,6 @@ def hunt(mutation: Mutation, run_seed: int = 77) -> Plan | None:
         if failure is not None and shows(mutation, failure.plan):
             return cut(failure.plan, lambda plan: shows(mutation, plan))
     return None
-
-
-def cut(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
-    """The same with fewer steps, as long as it ``fails``: halves first, then single steps."""
-    size = len(plan.steps)
-    while size:
-        at = 0
-        while at < len(plan.steps):
-            shorter = attrs.evolve(plan, steps=(*plan.steps[:at], *plan.steps[at + size :]))
-            if fails(shorter):
-                plan = shorter
-            else:
-                at += size
-        size //= 2
-    return plan
 
 
 def hunt_all(tell: Callable[[str], None]) -> bool:

@@ -271,7 +271,12 @@ MUTATIONS = (
         "a turn holds on to what it has said when it is interrupted",
         "were heard|negative",
         (Meeting, "interrupt", "self._turn.freeze()", "pass"),
-        (Turn, "_figures", "max(0, sent - playout.unplayed", "(sent - 9999999 - playout.unplayed"),
+        (
+            Turn,
+            "_figures",
+            "max(0, sent - playout.unplayed",
+            "(sent - 9999999 - playout.unplayed",
+        ),
     ),
 )
 

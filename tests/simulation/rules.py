@@ -210,9 +210,10 @@ def _judge_ear(world: World, bot: Bot, run: Run, sure: Credit) -> None:
 def judge_end(world: World, fields: Mapping[str, object]) -> None:
     """A meeting has ended: was it its time, and do its books balance?"""
     bot = next(bot for bot in world.bots if bot.id == fields["bot_id"])
-    records = [record for record in bot.records if record.ended_as is None]
-    record = next(record for record in records if record.session.over)
     code, reason = fields["code"], str(fields["reason"])
+    over = [r for r in bot.records if r.ended_as is None and r.session.over]
+    # Of one bot two may end at once; then the line in the log is told by what it says.
+    record = next((r for r in over if r.session._verdict == (code, reason)), over[0])
     if code == 1_011:
         bot.failed_s = world.now_s
     record.ended_as = f"{code} {reason}"
