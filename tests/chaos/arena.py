@@ -311,7 +311,7 @@ def open_arena(bots: int, seed: int, *flags: str) -> Iterator[Arena]:
             sent = Notes(directory / "sent", bots, make=True)
             heard = Notes(directory / "heard", bots)
             probe = Probe(bridge.port)
-            empty = trio.run(_count, bridge, probe)
+            empty = trio.run(_count_at_rest, bridge, probe)
             child = Child.start(
                 "tests.chaos.neighbours", bridge.port, bridge.pid, directory / "sent", bots,
                 cores=cores,
@@ -385,6 +385,18 @@ async def _count(bridge: Bridge, probe: Probe) -> Counts:
     state = json.loads((await ask(bridge.port, "/health")).body)
     tasks = probe.ask()["tasks"]  # and by then that connection is gone there, too
     return Counts(state["meetings"], bridge.fds, bridge.threads, tasks)
+
+
+async def _count_at_rest(bridge: Bridge, probe: Probe) -> Counts:
+    """The first count that stays for a second: what the start leaves behind takes a while."""
+    same: list[Counts] = []
+    for _ in range(20):
+        counts = await _count(bridge, probe)
+        same = [*same, counts] if counts in same else [counts]
+        if len(same) == 4:
+            return counts
+        await trio.sleep(0.35)
+    raise ChaosError(f"the bridge does not come to rest before anything happens: {same[-1]}")
 
 
 @contextmanager

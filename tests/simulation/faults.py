@@ -22,6 +22,7 @@ from tests.simulation.steps import (
     SETTLE,
     Audio,
     End,
+    Freeze,
     Interrupt,
     Join,
     Order,
@@ -167,6 +168,10 @@ def _meeting(bot: int, *, long: bool) -> Iterator[Step]:
     yield Say(bot, "plain", SETTLE)
     yield Order(bot, "chat", 0, SETTLE)
     if long:
+        yield Freeze(bot, "control", False, 60, SETTLE)  # so that a write has to wait
+        yield Order(bot, "chat", 0, SETTLE)
+        yield Pass(0.1)
+        yield Freeze(bot, "control", True, 0, SETTLE)
         yield Order(bot, "speak", 1, 3)
         yield Pass(0.15)
         yield Order(bot, "speak", 2, SETTLE)

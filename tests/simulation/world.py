@@ -434,7 +434,11 @@ def run_plan(plan: Plan, fault: Fault | None = None) -> Outcome:
     collecting = gc.isenabled()
     gc.disable()  # when it runs is not the plan's to say, and ears are closed by it
     try:
-        with mock.patch.object(pulse, "BEAT_S", BEAT_S):
+        with (
+            mock.patch.object(pulse, "BEAT_S", BEAT_S),
+            # Which importing Hypothesis does as well: tasks run in an order of the seed's.
+            mock.patch.object(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
+        ):
             trio.run(main, clock=MockClock(autojump_threshold=0), instruments=instruments)
     except (Exception, BaseExceptionGroup) as failures:
         pressed = isinstance(failures, BaseExceptionGroup) and failures.subgroup(
