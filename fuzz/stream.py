@@ -102,7 +102,7 @@ def _outcome(case: Case, pieces: list[bytes], turn: int = 64) -> Outcome:
         cutter.arm(ARMED_BYTES, hear, read)
     try:
         for piece in pieces:
-            done = 0 if case.closes(armed=armed) else cutter.hear_usual(piece, turn)
+            done = 0 if case.closes(armed=armed) else cutter.hear_usual(piece, turn, 0.0)
             if done == len(piece):
                 continue
             cutter.feed(piece[done:])

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "trio_bridge"
 LAYERS = (
     {"errors", "log", "admission", "watchdog"},
     {"wire", "audio", "setting", "limits", "config", "edge", "routes", "tokens", "tls"},
-    {"door", "pulse", "lanes", "given", "turns", "pacing", "bargein", "intake", "attendance"},
+    {"door", "pulse", "lanes", "given", "turns", "pacing", "bargein", "intake", "attendance"}
+    | {"unpack"},
     {"pump", "ears", "ledger", "clock"},
     {"meeting", "stretch"},
     {"inbox", "inflow"},
@@ -31,7 +32,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STDLIB = set(sys.stdlib_module_names)
 
 PURE = {"errors", "wire", "audio", "config", "pacing", "intake", "ledger", "routes", "bargein"}
-PURE |= {"setting", "limits", "tokens", "admission", "given"}
+PURE |= {"setting", "limits", "tokens", "admission", "given", "unpack"}
 """Sans-I/O: they never import trio."""
 PURE_MAY_USE = {"attrs", "numpy", "soxr", "trio_bridge"} | STDLIB
 MAY_ONLY_USE = {

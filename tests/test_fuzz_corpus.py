@@ -23,7 +23,7 @@ from fuzz.seeds import seeds, write
 from fuzz.stream import AT_ONCE, write_case, write_frame
 from fuzz.target import NAMES, Target, load
 from trio_bridge.attendance import Link
-from trio_bridge.edge.frames import BINARY, TEXT, Cutter
+from trio_bridge.edge.frames import BINARY, TEXT, Cutter, OnAudio, OnText
 from trio_bridge.edge.head import Request, judge_upgrade, read_request
 from trio_bridge.edge.http import read_body
 from trio_bridge.edge.limits import EdgeLimits
@@ -191,8 +191,8 @@ class Lavish(Cutter):
     def arm(
         self,
         max_message_bytes: int,
-        on_audio: Callable[[bytes], None] | None,
-        on_text: Callable[[str], None] | None = None,
+        on_audio: OnAudio | None,
+        on_text: OnText | None = None,
     ) -> None:
         super().arm(1 << 40, on_audio, on_text)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, Protocol
 
 import attrs
 import trio
+
+from trio_bridge.edge.frames import OnAudio, OnText
 
 Kind = Literal["audio", "control"]
 
@@ -21,8 +22,8 @@ class Socket(Protocol):
         self,
         *,
         max_message_bytes: int,
-        on_audio: Callable[[bytes], None] | None = None,
-        on_text: Callable[[str], None] | None = None,
+        on_audio: OnAudio | None = None,
+        on_text: OnText | None = None,
     ) -> None: ...
 
     async def receive(self) -> str | bytes: ...

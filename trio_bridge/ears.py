@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import attrs
 import trio
@@ -133,15 +133,17 @@ class Ear(Generic[Event]):
         if self._given >= TURN:
             self._given = 0
             await trio.lowlevel.checkpoint()
+        ready: deque[Any] = inner.ready
         while True:
             if inner.notes.queued:
                 return cast(Event, inner.notes.take_nowait())
-            if inner.ready:
-                return cast(Event, inner.ready.popleft())
+            if ready:
+                event: Event = ready.popleft()
+                return event
             if inner.put_off is not None:
                 inner.take_put_off()
             elif (piece := inner.audio.take_nowait()) is not None:
-                inner.ready.extend(inner.hearing.feed(piece))
+                ready.extend(inner.hearing.feed(piece))
             elif not inner.audio.closed:
                 self._given = 0
                 inner.idle = True
@@ -151,7 +153,7 @@ class Ear(Generic[Event]):
                     inner.idle = False
             elif not self._finished:
                 self._finished = True
-                inner.ready.extend(inner.hearing.finish())
+                ready.extend(inner.hearing.finish())
             else:
                 raise StopAsyncIteration
 

@@ -40,22 +40,21 @@ class Inflow:
         self._end_stretch()
         self._source = source
 
-    def hear(self, source: object, message: bytes | str, now_s: float) -> None:
+    def hear(self, source: object, message: bytes | str, now_s: float) -> Stretch | None:
         """One message of an audio channel, which came at ``now_s``. Never waits.
+
+        Returns who takes the frames that are like it, if they may go the short way.
 
         Raises:
             FrameError: it was no frame; it is counted, and the next good one is heard.
         """
-        stretch = self._stretch
         if source is not self._source:
             self.stale += 1
-            return
-        if stretch is not None:
-            if stretch.take(message, now_s):
-                return
-            self._end_stretch()
+            return None
+        self._end_stretch()
         self._give(self.intake.take(message, now_s), now_s)
         self._stretch = Stretch.after(message, self.intake, self.audience, self.playout, now_s)
+        return self._stretch
 
     def tick(self, now_s: float) -> float:
         """Time has passed: gaps become silence. Returns when to come again."""

@@ -27,6 +27,7 @@ from trio_bridge.log import BoundLog, Throttle, excerpt
 from trio_bridge.meeting import Agent, Meeting, UnknownMessage
 from trio_bridge.pacing import Playout
 from trio_bridge.pump import Pump, samples_of_ms
+from trio_bridge.stretch import Stretch
 from trio_bridge.watchdog import meeting_of_task
 from trio_bridge.wire.control import (
     ControlError,
@@ -357,11 +358,12 @@ class Session:
 
     # -- what comes in ---------------------------------------------------------------------
 
-    def _on_audio(self, link: Link, message: bytes | str) -> None:
+    def _on_audio(self, link: Link, message: bytes | str) -> Stretch | None:
         try:
-            self.inflow.hear(link, message, trio.current_time())
+            return self.inflow.hear(link, message, trio.current_time())
         except FrameError as error:
             self._reject(link, message, error, self.inflow.intake.rejected_in_a_row)
+            return None
 
     def _on_control(self, text: str | bytes) -> None:
         parsed = parse_control(text)

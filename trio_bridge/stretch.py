@@ -7,18 +7,18 @@ object on its way has left the processor's caches (the same Python took 6 us ove
 and 25 us over two hundred). So what such a frame needs is gathered in one object, and what it
 would have booked on the general way is booked by `settle`, for many frames at once. And since
 soxr gives out nothing for every third frame, and works on two at once for little more than on
-one, frames are held until something will come of them. The result is the same to the bit and at
-the same time; tests compare the two ways.
+one, frames are held, masked as they came, until something will come of them. The result is the
+same to the bit and at the same time; tests compare the two ways.
 """
 
 from __future__ import annotations
 
 from trio_bridge.audio.hearing import HeardEvent, Strand
-from trio_bridge.audio.pcm import from_pcm16
 from trio_bridge.audio.timeline import RATE_HZ, origin_after
 from trio_bridge.ears import Audience, InnerEar
 from trio_bridge.intake import Intake
 from trio_bridge.pacing import Playout
+from trio_bridge.unpack import PAYLOAD_AT, Header, unpacker
 
 
 class Stretch:
@@ -31,8 +31,8 @@ class Stretch:
 
     __slots__ = (
         "_audience",
-        "_channels",
         "_ear",
+        "_ended",
         "_frames",
         "_head",
         "_header",
@@ -40,15 +40,15 @@ class Stretch:
         "_held_samples",
         "_intake",
         "_length",
+        "_length_s",
         "_needed",
         "_now_s",
         "_origin_s",
         "_playout",
         "_said",
-        "_size",
-        "_start",
         "_strand",
         "_tells_each_time",
+        "_unpacker",
     )
 
     def __init__(
@@ -63,10 +63,11 @@ class Stretch:
     ) -> None:
         self._intake, self._audience, self._playout = intake, audience, playout
         self._ear, self._strand = ear, strand
-        self._channels = intake.channels
-        self._header, self._start = header, len(header)
-        self._length = length
-        self._size = len(header) + 2 * length * intake.channels
+        self._header = Header(header)
+        self._length, self._length_s = length, length / RATE_HZ
+        size = PAYLOAD_AT + len(header) + 2 * length * intake.channels
+        self._unpacker = unpacker(size, len(header), intake.channels)
+        self._ended = False
         self._said = playout.said
         timeline = intake.timeline
         self._origin_s, self._head = timeline.origin_s, timeline.head
@@ -100,23 +101,23 @@ class Stretch:
             return None
         return cls(intake, audience, playout, ear, strand, known.header, length)
 
-    def take(self, message: bytes | str, now_s: float) -> bool:
-        """Hear ``message``; False: it is no frame of this stretch, and nothing was done."""
+    def take(self, frame: bytes, now_s: float) -> bool:
+        """Hear ``frame``, a masked WebSocket frame as long as that of the message this goes on
+        behind; False: it is no frame of this stretch, and nothing was done."""
         ear = self._ear
         if (
-            len(message) != self._size
+            self._ended
             or not ear.idle
             or self._playout.said != self._said
-            or not isinstance(message, bytes)
-            or not message.startswith(self._header)
+            or not self._header.begins(frame)
         ):
             return False
         length, head = self._length, self._head
-        self._origin_s = origin_after(self._origin_s, now_s, head, length / RATE_HZ)
+        self._origin_s = origin_after(self._origin_s, now_s, head, self._length_s)
         self._head = head + length
         self._frames += 1
         self._now_s = now_s
-        self._held.append(message)
+        self._held.append(frame)
         self._held_samples = held = self._held_samples + length
         if held >= self._needed:
             if self._tells_each_time:
@@ -131,15 +132,13 @@ class Stretch:
         if not held:
             return []
         self._held, self._held_samples = [], 0
-        start = self._start
-        pcm = held[0] if len(held) == 1 else b"".join([message[start:] for message in held])
-        start = start if len(held) == 1 else 0
-        events = self._strand.go_on(from_pcm16(pcm, self._channels, start=start))
+        events = self._strand.go_on(self._unpacker.unpack(held))
         self._needed = self._strand.samples_until_more
         return events
 
     def end(self) -> None:
         """The next frame is heard another way: nothing is held back any more."""
+        self._ended = True
         self.settle()
         if self._held:
             self._ear.put_off = None  # it was ours

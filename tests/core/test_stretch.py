@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import attrs
 import numpy as np
@@ -15,10 +16,15 @@ from trio_bridge.audio.timeline import Timeline
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.bargein import BargeIn
 from trio_bridge.ears import Audience, Ear
+from trio_bridge.edge.frames import Cutter
+from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.inflow import Inflow
 from trio_bridge.intake import Intake
 from trio_bridge.pacing import Playout
+from trio_bridge.stretch import Stretch
 from trio_bridge.wire.frames import AudioFrame, FrameError, encode_frame, encode_legacy_frame
+
+from ..edge.peers import BINARY, frame
 
 CHANNEL, OLDER_CHANNEL = object(), object()
 KINDS = ("ann", "bob", "own", "short", "odd", "junk", "text", "stale", "gap", "say", "busy")
@@ -62,6 +68,7 @@ class Room:
     """How many events there were after each step."""
     barged_in_s: list[float] = attrs.field(factory=list)
     shortened: int = 0
+    cutters: dict[object, Cutter] = attrs.field(factory=dict)
     playout: Playout = attrs.field(factory=lambda: Playout(0.1, 0.3))
     audience: Audience = attrs.field(factory=lambda: Audience(1_000_000))
     inflow: Inflow = attrs.field(init=False)
@@ -110,10 +117,28 @@ class Room:
         before = self.inflow._stretch
         if kind == "busy":
             self.ear._inner.idle = False
-        with contextlib.suppress(FrameError):
-            channel = OLDER_CHANNEL if kind == "stale" else CHANNEL
-            self.inflow.hear(channel, message(kind, n), self.now_s)
+        channel = OLDER_CHANNEL if kind == "stale" else CHANNEL
+        said = message(kind, n)
+        if isinstance(said, str):
+            self.take(channel, said)
+        else:
+            self.read(channel, frame(BINARY, said, mask=n.to_bytes(4, "little")))
         self.shortened += before is not None and self.inflow._stretch is before
+
+    def read(self, channel: object, data: bytes) -> None:
+        """What the edge does with the bytes of a frame."""
+        cutter = self.cutters.get(channel)
+        if cutter is None:
+            cutter = self.cutters[channel] = Cutter(EdgeLimits())
+            cutter.arm(1 << 20, functools.partial(self.take, channel))
+        if cutter.hear_usual(data, 64, self.now_s) != len(data):
+            cutter.feed(data)
+            assert cutter.cut(self.now_s, turn=64) is None
+
+    def take(self, channel: object, said: bytes | str) -> Stretch | None:
+        with contextlib.suppress(FrameError):
+            return self.inflow.hear(channel, said, self.now_s)
+        return None
 
     def take_all(self) -> None:
         """What `Ear` does between two waits."""

@@ -30,7 +30,7 @@ def outcome(
         cutter.arm(70_000, lambda payload: seen.append(("audio", payload)), read)
     try:
         for piece in pieces:
-            done = 0 if closing else cutter.hear_usual(piece, turn)
+            done = 0 if closing else cutter.hear_usual(piece, turn, 0.0)
             if piece and done == len(piece):
                 continue
             cutter.feed(piece[done:])
@@ -43,6 +43,21 @@ def outcome(
     else:
         seen.append(("frames", cutter.frames))
     return seen
+
+
+class Taker:
+    """Takes the first few frames it is offered."""
+
+    def __init__(self, takes: int) -> None:
+        self.takes, self.asked = takes, 0
+        self.taken: list[tuple[bytes, float]] = []
+
+    def take(self, frame: bytes, now_s: float) -> bool:
+        self.asked += 1
+        if self.asked > self.takes:
+            return False
+        self.taken.append((frame, now_s))
+        return True
 
 
 def cut_at(data: bytes, places: list[int]) -> list[bytes]:
@@ -264,26 +279,77 @@ def test_frames_like_the_last_are_heard_the_short_way() -> None:
     cutter = Cutter(LIMITS)
     cutter.arm(70_000, heard.append)
     first, other = frame(BINARY, b"a" * 300), frame(BINARY, b"b" * 301)
-    assert cutter.hear_usual(first, 64) == 0, "there was none before"
+    assert cutter.hear_usual(first, 64, 0.0) == 0, "there was none before"
     cutter.feed(first)
     assert cutter.cut(0.0, turn=64) is None
     like = frame(BINARY, b"c" * 300, mask=b"wxyz")
-    assert cutter.hear_usual(like, 64) == len(like)
-    assert cutter.hear_usual(like + first + other, 64) == 2 * len(like)
-    assert cutter.hear_usual(like + like, 1) == len(like), "its turn is over"
-    assert cutter.hear_usual(like + like[:-1], 64) == len(like), "half a frame is left"
-    assert cutter.hear_usual(other, 64) == 0, "another length"
-    assert cutter.hear_usual(frame(TEXT, b"d" * 300), 64) == 0, "a text"
-    assert cutter.hear_usual(frame(BINARY, b"d" * 300, fin=False), 64) == 0, "a fragment"
+    assert cutter.hear_usual(like, 64, 0.0) == len(like)
+    assert cutter.hear_usual(like + first + other, 64, 0.0) == 2 * len(like)
+    assert cutter.hear_usual(like + like, 1, 0.0) == len(like), "its turn is over"
+    assert cutter.hear_usual(like + like[:-1], 64, 0.0) == len(like), "half a frame is left"
+    assert cutter.hear_usual(other, 64, 0.0) == 0, "another length"
+    assert cutter.hear_usual(frame(TEXT, b"d" * 300), 64, 0.0) == 0, "a text"
+    assert cutter.hear_usual(frame(BINARY, b"d" * 300, fin=False), 64, 0.0) == 0, "a fragment"
     cutter.feed(first[:100])
     assert cutter.cut(0.0, turn=64) is None
-    assert cutter.hear_usual(first, 64) == 0, "half a frame waits"
+    assert cutter.hear_usual(first, 64, 0.0) == 0, "half a frame waits"
     cutter.feed(first[100:])
     assert cutter.cut(0.0, turn=64) is None
     cutter.disarm()
-    assert cutter.hear_usual(first, 64) == 0, "the end is under way"
+    assert cutter.hear_usual(first, 64, 0.0) == 0, "the end is under way"
     assert [payload[:1] for payload in heard] == [b"a", b"c", b"c", b"a", b"c", b"c", b"a"]
     assert cutter.frames == 7
+
+
+def test_who_hears_a_frame_may_name_a_follower_that_takes_those_like_it_masked() -> None:
+    """It is asked before they are unmasked; what it refuses is heard, and may name another."""
+    heard: list[bytes] = []
+    named: list[Taker] = []
+
+    def on_audio(payload: bytes) -> Taker:
+        heard.append(payload[:1])
+        named.append(Taker(takes=2))
+        return named[-1]
+
+    cutter = Cutter(LIMITS)
+    cutter.arm(70_000, on_audio)
+    frames = [frame(BINARY, letter * 300, mask=b"wxyz") for letter in (b"a", b"b", b"c", b"d")]
+    frames += [frame(BINARY, b"e" * 200)]
+    cutter.feed(frames[0])
+    assert cutter.cut(0.0, turn=64) is None
+    assert cutter.hear_usual(b"".join(frames), 64, 5.0) == 4 * len(frames[0])
+    assert named[0].taken == [(frames[0], 5.0), (frames[1], 5.0)]
+    assert heard == [b"a", b"c"]
+    assert named[1].taken == [(frames[3], 5.0)]
+    cutter.feed(frames[4])
+    assert cutter.cut(0.0, turn=64) is None
+    assert heard == [b"a", b"c", b"e"], "another length: nobody was asked"
+    cutter.disarm()
+    assert cutter.hear_usual(frames[4], 64, 6.0) == 0
+    assert not named[2].taken, "and at the end nobody is"
+
+
+def test_a_follower_is_not_asked_again_when_the_hearing_of_what_it_refused_failed() -> None:
+    taker = Taker(takes=0)
+    calls: list[bytes] = []
+
+    def on_audio(payload: bytes) -> Taker:
+        calls.append(payload)
+        if len(calls) == 2:
+            raise ZeroDivisionError
+        return taker
+
+    cutter = Cutter(LIMITS)
+    cutter.arm(70_000, on_audio)
+    one = frame(BINARY, bytes(300))
+    cutter.feed(one)
+    cutter.cut(0.0, turn=64)
+    with pytest.raises(ZeroDivisionError):
+        cutter.hear_usual(one, 64, 0.0)
+    cutter.hear_usual(one, 64, 0.0)
+    assert taker.asked == 1
+    assert len(calls) == 3
+    assert cutter.frames == 3
 
 
 def test_in_the_middle_of_a_fragmented_message_nothing_is_heard_the_short_way() -> None:

@@ -200,10 +200,13 @@ class Strand:
         return start == self.expected and self._labels[-1][1] is speaker
 
     def go_on(self, samples: Samples) -> list[HeardEvent]:
-        """Feed ``samples`` for which `goes_on` holds."""
+        """Feed ``samples`` for which `goes_on` holds. They are lent: nothing keeps them."""
         events: list[HeardEvent] = []
         self.expected += len(samples)
-        self._take(self._resampler.process(samples), self._may_start, events)
+        resampled = self._resampler.process(samples)
+        if resampled is samples:
+            resampled = samples.copy()
+        self._take(resampled, self._may_start, events)
         return events
 
     @property

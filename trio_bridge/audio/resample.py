@@ -60,7 +60,9 @@ class Resampler:
     length of its input times ``to_hz / from_hz``, rounded.
     """
 
-    __slots__ = ("_fed", "_piece", "_quality", "_stream", "_whole", "from_hz", "to_hz")
+    __slots__ = (
+        "_bursts", "_fed", "_piece", "_quality", "_stream", "_whole", "from_hz", "to_hz",
+    )  # fmt: skip
 
     def __init__(self, from_hz: int, to_hz: int, quality: Quality = "HQ") -> None:
         check_rate(from_hz)
@@ -69,6 +71,7 @@ class Resampler:
         self._whole = from_hz * WHOLE_MS // 1000
         self._piece = from_hz * PIECE_MS // 1000
         self._quality = quality
+        self._bursts: Bursts | None = None
         self._stream = self._open()
 
     def process(self, samples: Samples) -> Samples:
@@ -100,7 +103,10 @@ class Resampler:
     @property
     def bursts(self) -> Bursts:
         """How its output comes."""
-        return bursts(self.from_hz, self.to_hz, self._quality)
+        found = self._bursts
+        if found is None:
+            found = self._bursts = bursts(self.from_hz, self.to_hz, self._quality)
+        return found
 
     @property
     def samples_until_more(self) -> int:

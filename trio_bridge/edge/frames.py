@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -32,8 +33,20 @@ _NONE = 1 << 62
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
-OnAudio = Callable[[bytes], None]
-OnText = Callable[[str], None]
+class Follower(Protocol):
+    """Takes frames that are like the one before, as they are."""
+
+    def take(self, frame: bytes, now_s: float) -> bool:
+        """Hear ``frame``, which came at ``now_s``; False: nothing was done, unmask it.
+
+        It is a whole frame, head, key and masked payload, of the length that the frame had
+        for which this follower was given. Must not wait.
+        """
+
+
+OnAudio = Callable[[bytes], Follower | None]
+"""Is given a message's payload; may say who takes the frames that follow and are like it."""
+OnText = Callable[[str], object]
 
 
 class Violation(WireError):
@@ -75,6 +88,7 @@ class Cutter:
         "_control_at_s",
         "_data",
         "_decoder",
+        "_follower",
         "_max_fragments",
         "_max_message_bytes",
         "_message_bytes",
@@ -107,6 +121,7 @@ class Cutter:
         self._message_bytes = self._message_frames = 0
         self._decoder = _Utf8Decoder()
         self._usual_head, self._usual_length = b"", _NONE  # of the last whole binary frame
+        self._follower: Follower | None = None  # of those like it
 
     @property
     def pending(self) -> bool:
@@ -120,7 +135,7 @@ class Cutter:
         ``on_audio`` and texts in one frame to ``on_text``, where there is one."""
         self._max_message_bytes = max_message_bytes
         self._on_audio, self._on_text = on_audio, on_text
-        self._usual_length = _NONE
+        self._forget_usual()
 
     @property
     def hears(self) -> bool:
@@ -135,13 +150,17 @@ class Cutter:
     def disarm(self) -> None:
         """The end is under way: nothing goes to the callbacks any more."""
         self._on_audio = self._on_text = None
-        self._usual_length = _NONE
+        self._forget_usual()
 
-    def hear_usual(self, data: bytes, turn: int) -> int:
-        """Give ``on_audio`` the frames at the beginning of ``data`` that are like the last one,
+    def _forget_usual(self) -> None:
+        self._usual_length, self._follower = _NONE, None
+
+    def hear_usual(self, data: bytes, turn: int, now_s: float) -> int:
+        """Give away the frames at the beginning of ``data`` that are like the last one,
         ``turn`` at most; returns how many bytes they were.
 
-        A shorter way through `feed` and `cut`, for nearly every read; what is left is theirs.
+        To the follower that ``on_audio`` named for them, or to ``on_audio``. A shorter way
+        through `feed` and `cut`, for nearly every read; what is left is theirs.
 
         Raises:
             Exception: whatever ``on_audio`` raised; its frame is consumed.
@@ -150,12 +169,17 @@ class Cutter:
         if on_audio is None or self._part or self._opcode:
             return 0
         head, length = self._usual_head, self._usual_length
-        size = min(len(data), turn * length)
+        size = len(data)
         start = 0
-        while start + length <= size and data.startswith(head, start):
+        while start + length <= size and turn > 0 and data.startswith(head, start):
             end = start + length
             self.frames += 1
-            on_audio(unmask(data, start + _SHORT_START, end))
+            turn -= 1
+            follower = self._follower
+            frame = data if length == size else data[start:end]
+            if follower is None or not follower.take(frame, now_s):
+                self._follower = None
+                self._follower = on_audio(unmask(data, start + _SHORT_START, end))
             start = end
         return start
 
@@ -235,9 +259,11 @@ class Cutter:
                 if on_text is not None and first == _WHOLE_TEXT:
                     on_text(_text(payload))
                 elif on_audio is not None:
-                    if start - pos == _SHORT_START:
+                    self._forget_usual()
+                    follower = on_audio(payload)
+                    if start - pos == _SHORT_START and self._on_audio is not None:
                         self._usual_head, self._usual_length = data[pos : pos + 4], end - pos
-                    on_audio(payload)
+                        self._follower = follower
                 pos = end
             else:
                 self._check_header(first, second, size)

@@ -172,7 +172,9 @@ class Gate(trio.abc.Stream):
             else:
                 data = bytes(await inner.receive_some(at_most))
                 alive = bool(data)
-                if alive:
+                if alive and self._cutter.hears:
+                    self._push(data)
+                elif alive:
                     self._cutter.feed(data)
                     self._uncharged_bytes += len(data)
                     self._charge(trio.current_time())
@@ -190,14 +192,14 @@ class Gate(trio.abc.Stream):
     def _push(self, data: bytes) -> bool:
         """Take ``data`` in, outside any task of this connection; True: it was all audio."""
         try:
-            heard_bytes = self._cutter.hear_usual(data, self._limits.fast_turn)
+            now_s = trio.current_time()
+            heard_bytes = self._cutter.hear_usual(data, self._limits.fast_turn, now_s)
         except Exception as exc:  # the audio callback's; it must not look like the peer's doing
             self._stash = self._fail(exc)
             return False
         self._uncharged_bytes += len(data)
         if heard_bytes == len(data) and self._uncharged_bytes < self._lump_bytes:
             return True
-        now_s = trio.current_time()
         if heard_bytes < len(data):
             self._cutter.feed(data[heard_bytes:])
             self._stash = self._cut(now_s)

@@ -1,9 +1,10 @@
 """One reader for all audio sockets: their own epoll, awaited through its descriptor.
 
-A task of its own for each frame costs Trio a re-armed descriptor and a task switch. Here one
-task reads every socket that has bytes and hands them on in the same step; a connection's own
-task runs only when something is not plain audio. With a tick it lets frames gather for so
-long before it looks, which costs latency and saves wake-ups.
+A task of its own for each frame costs Trio a re-armed descriptor and a task switch. Here every
+socket that has bytes is read, and its frames are handed on, in the hook that Trio calls right
+after its wait for I/O: whoever is woken by a frame then runs in this turn of the loop and not
+in the next. A connection's own task runs only when something is not plain audio. With a tick
+frames gather for so long before anybody looks, which costs latency and saves wake-ups.
 
 Only for cleartext sockets, and only where there is epoll (Linux).
 """
@@ -11,6 +12,7 @@ Only for cleartext sockets, and only where there is epoll (Linux).
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 from collections.abc import Callable
@@ -23,6 +25,9 @@ from trio_bridge.edge.transport import READ_BYTES, RawStream
 BATCH = 16
 """Sockets read before other tasks get their turn: some 0.5 ms; with a long tick five frames
 each, 1 ms."""
+FEW, LONGEST_WAIT_S = 16, 0.004
+"""While fewer sockets have something, a tick is twice as long, up to this: a wake-up costs some
+70 us before its first frame is heard, and few frames must not pay for many of them."""
 QUIET_TICKS = 20
 """Ticks without a byte after which the hub sleeps until there is one."""
 
@@ -45,7 +50,7 @@ class HubStream(RawStream):
         self._check_open()
         self._hub.watch(self)
         self._acknowledge_later()
-        self._sink, self.max_bytes = sink, max_bytes
+        self._sink, self.max_bytes = sink, min(max_bytes, READ_BYTES)
         self._task = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -61,10 +66,11 @@ class HubStream(RawStream):
         if sink is None:
             return
         try:
-            data = self._read(self.max_bytes)
-            if not data:
+            room = self._hub.room
+            size = self.socket.recv_into(room, self.max_bytes)
+            if not size:
                 self._finish(outcome.Value(False))
-            elif not sink(data):
+            elif not sink(bytes(room[:size])):
                 self._finish(outcome.Value(True))
         except BlockingIOError:  # readiness can be spurious
             return
@@ -72,13 +78,6 @@ class HubStream(RawStream):
             self._finish(outcome.Error(trio.BrokenResourceError(str(exc))))
         except Exception as exc:  # one connection's fault must not end the hub
             self._finish(outcome.Error(exc))
-
-    def _read(self, max_bytes: int) -> bytes:
-        # ``recv`` makes room for the most there could be, each time, and gives back what was
-        # too much: small things that live longer settle behind, and the heap grows for ever.
-        view = self._hub.room
-        size = self.socket.recv_into(view, min(max_bytes, len(view)))
-        return bytes(view[:size])
 
     async def aclose(self) -> None:
         if self._sink is not None:
@@ -107,16 +106,24 @@ class HubStream(RawStream):
         self._sink = self._task = None
 
 
-class Hub:
+class Hub(trio.abc.Instrument):
     """Reads the sockets of every `HubStream` that waits in `read_into`."""
 
     def __init__(self, tick_s: float = 0.0) -> None:
         """``tick_s``: how long frames may gather before they are read, 0 for not at all."""
         self.room = memoryview(bytearray(READ_BYTES))
-        """Where bytes arrive, of one socket at a time."""
+        """Where bytes arrive, of one socket at a time. ``recv`` makes room for the most there
+        could be, each time, and gives back what was too much: small things that live longer
+        settle behind, and the heap grows for ever."""
         self._tick_s = tick_s
         self._epoll = select.epoll()
         self._streams: dict[int, HubStream] = {}
+        self._due_s = math.inf if tick_s else -math.inf
+        """When the hook is to read next."""
+        self._ready: list[tuple[int, int]] = []
+        """Descriptors that had bytes at this tick and were not read yet."""
+        self._found = 0
+        """How many there were."""
 
     def watch(self, stream: HubStream) -> None:
         """Read ``stream`` from now on.
@@ -141,37 +148,48 @@ class Hub:
 
     async def run(self) -> None:
         """Read until cancelled, then leave everything that waits to its own task's end."""
+        trio.lowlevel.add_instrument(self)
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 if self._tick_s:
-                    await self._read_by_the_clock()
-                else:
-                    self._serve(self._epoll.poll(0, BATCH))
+                    await self._tick()
         finally:
+            trio.lowlevel.remove_instrument(self)
             self._epoll.close()
 
-    async def _read_by_the_clock(self) -> None:
-        """Read now, and then every tick until there is nothing for a while.
+    def after_io_wait(self, timeout: float) -> None:
+        """Read what is due, `BATCH` sockets at most. Called by Trio, in the loop's thread."""
+        ready = self._ready
+        if not ready:
+            if self._due_s > trio.current_time():
+                return
+            if not self._tick_s:
+                self._serve(self._epoll.poll(0, BATCH))
+                return
+            ready = self._epoll.poll(0, max(1, len(self._streams)))
+            self._found, self._due_s = len(ready), math.inf
+        self._ready = ready[BATCH:]
+        self._serve(ready[:BATCH])
+
+    async def _tick(self) -> None:
+        """Have the hook read now, and then every tick until there is nothing for a while.
 
         A re-armed descriptor and a wake-up of its own for each frame are what a tick saves. A
         socket is read once a tick: what comes while the others are read waits for the next.
         """
-        await self._read_all()
         quiet, next_s = 0, trio.current_time()
-        while quiet < QUIET_TICKS:
-            next_s = max(next_s + self._tick_s, trio.current_time())
-            await trio.sleep_until(next_s)
-            quiet = 0 if await self._read_all() else quiet + 1
-
-    async def _read_all(self) -> bool:
-        """Read every socket that has bytes now, once; whether there was one."""
-        ready = self._epoll.poll(0, max(1, len(self._streams)))
-        for start in range(0, len(ready), BATCH):
-            if start:
+        self._due_s = next_s
+        long_s = max(self._tick_s, min(2 * self._tick_s, LONGEST_WAIT_S))
+        while True:
+            while self._ready or self._due_s < math.inf:
                 await trio.lowlevel.checkpoint()
-            self._serve(ready[start : start + BATCH])
-        return bool(ready)
+            quiet = 0 if self._found else quiet + 1
+            if quiet == QUIET_TICKS:
+                return
+            wait_s = long_s if self._found < FEW else self._tick_s
+            self._due_s = next_s = max(next_s + wait_s, trio.current_time())
+            await trio.sleep_until(next_s)
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
         for descriptor, _ in ready:
