@@ -9,7 +9,6 @@ from benchmarks.rows import Row
 from benchmarks.scaling import FEW, MANY, scaling_section
 from benchmarks.speech import Speech, lateness_ms, speech_section
 from benchmarks.startup import startup_section
-from benchmarks.workers import Carried, Fleet, workers_section
 
 MS = 1_000_000
 CHUNK = 4_800
@@ -80,22 +79,3 @@ def test_growth_needs_both_ends() -> None:
 
 def test_start_up_is_told_by_its_median() -> None:
     assert "| ours | 0.30 | 0.20 | 0.90 |" in startup_section({"ours": [0.9, 0.2, 0.3]})
-
-
-def test_workers_carry_what_the_busiest_of_them_can() -> None:
-    one = Fleet(1, figures(40.0), Carried(450, 0.1))
-    two = Fleet(2, figures(40.0), Carried(700, 0.3, heaviest=0.55))
-    assert one.bots() == pytest.approx(500.0)
-    assert two.bots() == pytest.approx(1_000.0 / 1.1)
-    said = "\n".join(workers_section({1: one, 2: two}))
-    assert "Two over one: **1.82** by CPU; 1.56 directly" in said
-    assert "1.70 cores left to the workers: **1.83** for two cores." in said
-
-
-def test_without_two_workers_nothing_is_said_of_them() -> None:
-    assert workers_section({}) == []
-
-
-def test_a_machine_too_busy_for_any_number_of_bots_is_told_and_no_error() -> None:
-    none = {n: Fleet(n, figures(40.0), Carried(0, 0.0)) for n in (1, 2)}
-    assert "served in time: not a quiet machine." in workers_section(none)[-2]
