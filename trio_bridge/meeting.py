@@ -166,8 +166,6 @@ class Turn:
                 more = {"more_before": self._log_throttle.take_suppressed()}
                 fields = {"samples": broken, "of": len(block), **more}
                 self._log.warning("speech was not finite: silence instead", extra=fields)
-            if rate_hz == RATE_HZ:  # it is queued as it is; the caller may reuse its buffer
-                block = block.copy()
             await self._say(resampler.process(block))
             if self.interrupted:
                 return

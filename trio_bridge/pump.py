@@ -14,7 +14,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from trio_bridge.audio.pcm import Samples, to_pcm16
+from trio_bridge.audio.pcm import Samples
 from trio_bridge.errors import SessionEndedError, SocketClosedError
 from trio_bridge.lanes import Bell, Lane, Overflow
 from trio_bridge.log import BoundLog, Throttle
@@ -194,7 +194,7 @@ class Pump:
         chunk = self.playout.take(now_s)
         epoch = self.interrupts
         self._in_flight = True
-        sent = await self._send(socket, SendAudio(to_pcm16(chunk)).encode(self.bot_id))
+        sent = await self._send(socket, SendAudio(chunk).encode(self.bot_id))
         self._in_flight = False
         if not sent and epoch == self.interrupts:
             self.playout.put_back(chunk)

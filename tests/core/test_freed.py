@@ -14,8 +14,8 @@ import pytest
 import trio
 
 from tests.core.rooms import Channel, bridge, tone
-from trio_bridge.audio.pcm import Samples
 from trio_bridge.meeting import Meeting
+from trio_bridge.pacing import Playout
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -73,7 +73,7 @@ async def test_a_meeting_is_freed_when_it_ends(
 
 
 async def test_the_speech_of_a_failed_agent_is_freed_when_its_meeting_ends() -> None:
-    said: list[weakref.ref[Samples]] = []
+    playouts: list[Playout] = []
 
     async def talk(meeting: Meeting) -> None:
         async with meeting.turn() as turn:
@@ -83,7 +83,7 @@ async def test_the_speech_of_a_failed_agent_is_freed_when_its_meeting_ends() -> 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk, meeting)
             await trio.sleep(0.5)
-            said.extend(weakref.ref(piece) for piece in meeting._pump.playout._pieces)
+            playouts.append(meeting._pump.playout)
             raise RuntimeError("model fell over")
 
     async with bridge(agent) as room:
@@ -93,7 +93,8 @@ async def test_the_speech_of_a_failed_agent_is_freed_when_its_meeting_ends() -> 
             control = await room.join("/bridge")
             assert (await control.closed())[0] == 1011
             await trio.sleep(1)
-            assert said
-            assert [ref() for ref in said if ref() is not None] == []
+            (playout,) = playouts
+            assert playout.queued > 48_000
+            assert (list(playout._pieces), playout._last) == ([], None)
         finally:
             gc.enable()
