@@ -127,8 +127,12 @@ class Arena:
     # -- readings --------------------------------------------------------------------------
 
     async def counts(self) -> Counts:
-        """What is alive now; takes a few ms and one connection, which is gone afterwards."""
-        return await _count(self.bridge, self.probe)
+        """What is alive now; takes a few ms and a connection, which is not in it."""
+        return await count(self.bridge, self.probe)
+
+    async def counts_at_rest(self) -> Counts:
+        """The same once it stays what it is: for what others are compared with."""
+        return await count_at_rest(self.bridge, self.probe)
 
     async def settled(self, baseline: Counts) -> tuple[float, Counts]:
         """Wait until everything is back at ``baseline``; seconds, and the counts at the end.
@@ -311,7 +315,7 @@ def open_arena(bots: int, seed: int, *flags: str) -> Iterator[Arena]:
             sent = Notes(directory / "sent", bots, make=True)
             heard = Notes(directory / "heard", bots)
             probe = Probe(bridge.port)
-            empty = trio.run(_count_at_rest, bridge, probe)
+            empty = trio.run(count_at_rest, bridge, probe)
             child = Child.start(
                 "tests.chaos.neighbours", bridge.port, bridge.pid, directory / "sent", bots,
                 cores=cores,
@@ -381,17 +385,20 @@ def _p99(values: Floats) -> float:
     return float(np.percentile(values, 99))
 
 
-async def _count(bridge: Bridge, probe: Probe) -> Counts:
+async def count(bridge: Bridge, probe: Probe) -> Counts:
+    """What is alive. The meetings come last: the connection that asks for them is a task and a
+    descriptor there, for a moment longer than here."""
+    tasks, fds, threads = probe.ask()["tasks"], bridge.fds, bridge.threads
     state = json.loads((await ask(bridge.port, "/health")).body)
-    tasks = probe.ask()["tasks"]  # and by then that connection is gone there, too
-    return Counts(state["meetings"], bridge.fds, bridge.threads, tasks)
+    return Counts(state["meetings"], fds, threads, tasks)
 
 
-async def _count_at_rest(bridge: Bridge, probe: Probe) -> Counts:
-    """The first count that stays for a second: what the start leaves behind takes a while."""
+async def count_at_rest(bridge: Bridge, probe: Probe) -> Counts:
+    """The first count that stays for a second: what the start leaves behind takes a while, and
+    a ping that waits for its pong is a task, too."""
     same: list[Counts] = []
     for _ in range(20):
-        counts = await _count(bridge, probe)
+        counts = await count(bridge, probe)
         same = [*same, counts] if counts in same else [counts]
         if len(same) == 4:
             return counts
