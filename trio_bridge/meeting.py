@@ -158,7 +158,7 @@ class Turn:
         blocks = samples_given("say", samples, rate_hz * BLOCK_S)
         if self._resampler is None or self._resampler.from_hz != rate_hz:
             rest = self._finish_stream()
-            self._resampler = Resampler(rate_hz, RATE_HZ, self._quality)
+            self._resampler = self._pump.borrow_resampler(rate_hz, self._quality)
             await self._say(rest)
         resampler = self._resampler
         for block, broken in blocks:
@@ -200,7 +200,11 @@ class Turn:
 
     def _finish_stream(self) -> Samples:
         resampler, self._resampler = self._resampler, None
-        return silence(0) if resampler is None else resampler.finish()
+        if resampler is None:
+            return silence(0)
+        rest = resampler.finish()
+        self._pump.return_resampler(resampler)
+        return rest
 
 
 @attrs.define(eq=False)

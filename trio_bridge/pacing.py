@@ -5,19 +5,15 @@ is played from when it arrived or the one before it ended. Chunks leave at absol
 that keep the modelled queue between ``lead - chunk`` and ``lead``; relative sleeps would
 under-feed it by 0.6 %. Sans-I/O: the caller says what time it is, in seconds.
 
-What waits is kept as it will be sent: PCM16, in pieces of exactly one chunk. That is half of
-float32, converted once, and every piece has the same length. Views of whatever the agent had
-said, of many lengths, left the heap full of holes: it grew by 11 MiB an hour at 100 meetings
-while what was in it stayed the same.
+What waits is kept as it will be sent, in PCM16: half of float32, and converted once.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 import attrs
 
 from trio_bridge.audio.pcm import Samples, to_pcm16
+from trio_bridge.spool import Spool
 
 RATE_HZ = 48_000
 """The only rate the bot plays."""
@@ -26,6 +22,10 @@ SAMPLE_BYTES = 2
 
 SHORTEST_CHUNK_S = 0.02
 """Less is not worth a message, unless it is the end of what was said."""
+
+
+def _new_spool(playout: Playout) -> Spool:
+    return Spool(round(playout.chunk_s * RATE_HZ) * SAMPLE_BYTES)
 
 
 @attrs.define(eq=False)
@@ -45,11 +45,7 @@ class Playout:
     queued: int = attrs.field(default=0, init=False)
     starved: int = attrs.field(default=0, init=False)
     """Times the bot ran dry in the middle of speech, because the agent was late."""
-    _pieces: deque[bytes] = attrs.field(factory=deque, init=False)
-    """Whole chunks; only one that came back, the first, may be shorter."""
-    _last: bytearray | None = attrs.field(default=None, init=False)
-    """As long as a chunk; its first `_filled` bytes are what came after the last whole one."""
-    _filled: int = attrs.field(default=0, init=False)
+    _spool: Spool = attrs.field(default=attrs.Factory(_new_spool, takes_self=True), init=False)
     _complete: bool = attrs.field(default=True, init=False)
     """No more speech follows what is queued: it may go out as a short chunk."""
     _open: bool = attrs.field(default=False, init=False)
@@ -65,7 +61,7 @@ class Playout:
     def push(self, samples: Samples) -> None:
         """Queue speech, float32 ``(n,)`` at 48 kHz; the caller may reuse ``samples``."""
         if len(samples):
-            self._append(to_pcm16(samples))
+            self._spool.append(to_pcm16(samples))
             self.queued += len(samples)
             self.said += len(samples)
             self._complete = False
@@ -95,11 +91,7 @@ class Playout:
         self._before = self._ends_s, self._open, self.starved
         if self._open and now_s > self._ends_s:
             self.starved += 1
-        if self._pieces:
-            chunk = self._pieces.popleft()
-        else:
-            assert self._last is not None
-            chunk, self._filled = bytes(memoryview(self._last)[: self._filled]), 0
+        chunk = self._spool.take()
         length = len(chunk) // SAMPLE_BYTES
         self.queued -= length
         self.sent += length
@@ -109,7 +101,7 @@ class Playout:
 
     def put_back(self, chunk: bytes) -> None:
         """Undo the last `take`: its chunk never left."""
-        self._pieces.appendleft(chunk)
+        self._spool.put_back(chunk)
         length = len(chunk) // SAMPLE_BYTES
         self.queued += length
         self.sent -= length
@@ -123,8 +115,7 @@ class Playout:
         """
         flushed, self.queued = self.queued, 0
         self.flushed += flushed
-        self._pieces.clear()
-        self._filled = 0
+        self._spool.clear()
         self._complete, self._open = True, False
         unplayed = self.unplayed(now_s)
         self.cleared += unplayed
@@ -134,10 +125,9 @@ class Playout:
         return flushed
 
     def let_go(self) -> None:
-        """Nobody will send any more: give the memory back, up to 94 KiB a second of speech.
-        The books stay."""
-        self._pieces.clear()
-        self._last = None
+        """Nobody speaks any more, for now or for good: give the memory of the queue back, 94
+        KiB a second. What is queued is lost; the books stay."""
+        self._spool.let_go()
 
     def unplayed(self, now_s: float) -> int:
         """Samples sent that the bot has not played yet, by the model."""
@@ -154,19 +144,3 @@ class Playout:
     def done_s(self) -> float:
         """When everything sent has been played; in the past when nothing is."""
         return self._ends_s
-
-    def _append(self, pcm: bytes) -> None:
-        """Put ``pcm`` behind what is queued, cut into chunks."""
-        size, at = round(self.chunk_s * RATE_HZ) * SAMPLE_BYTES, 0
-        if self._last is None:
-            self._last = bytearray(size)
-        while at < len(pcm):
-            part = pcm[at : at + size - self._filled]
-            at += len(part)
-            if len(part) < size:
-                self._last[self._filled : self._filled + len(part)] = part
-                self._filled += len(part)
-                if self._filled < size:
-                    return
-                part, self._filled = bytes(self._last), 0
-            self._pieces.append(part)

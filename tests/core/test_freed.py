@@ -16,6 +16,7 @@ import trio
 from tests.core.rooms import Channel, bridge, tone
 from trio_bridge.meeting import Meeting
 from trio_bridge.pacing import Playout
+from trio_bridge.pump import SILENT_S
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -95,6 +96,25 @@ async def test_the_speech_of_a_failed_agent_is_freed_when_its_meeting_ends() -> 
             await trio.sleep(1)
             (playout,) = playouts
             assert playout.queued > 48_000
-            assert (list(playout._pieces), playout._last) == ([], None)
+            assert playout._spool.held_bytes == 0
         finally:
             gc.enable()
+
+
+async def test_a_meeting_whose_agent_is_silent_keeps_nothing_of_what_it_said() -> None:
+    async def agent(meeting: Meeting) -> None:
+        async with meeting.turn() as turn:
+            await turn.say(tone(1.0)[::3], rate_hz=16_000)
+        await trio.sleep_forever()
+
+    async with bridge(agent) as room:
+        control = await room.join("/bridge")
+        room.nursery.start_soon(control.closed)
+        await trio.sleep(2)
+        pump = room.session.pump
+        assert pump.playout.queued == 0
+        assert pump.playout._spool.held_bytes > 48_000
+        assert pump._resampler is not None
+        await trio.sleep(SILENT_S + 1)
+        assert pump.playout._spool.held_bytes == 0
+        assert pump._resampler is None

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_bridge.audio.pcm import Samples, from_pcm16, to_pcm16
-from trio_bridge.pacing import RATE_HZ, SHORTEST_CHUNK_S, Playout
+from trio_bridge.pacing import RATE_HZ, SAMPLE_BYTES, SHORTEST_CHUNK_S, Playout
 
 ROUNDING_S = 1e-6
 """A sample has 20 us; sums of binary fractions are off by far less."""
@@ -157,15 +157,14 @@ def test_chunks_are_what_was_said_in_order_however_it_was_cut() -> None:
 
 
 @given(CHUNKS_S, st.lists(st.integers(1, 30_000), min_size=1, max_size=20))
-def test_what_waits_is_kept_as_it_will_be_sent_in_pieces_of_one_chunk(
+def test_what_waits_takes_two_bytes_a_sample_however_it_was_cut(
     chunk_s: float, lengths: list[int]
 ) -> None:
-    playout, chunk_bytes = Playout(chunk_s, 2 * chunk_s), 2 * round(chunk_s * RATE_HZ)
+    playout = Playout(chunk_s, 2 * chunk_s)
     for length in lengths:
         playout.push(speech(length / RATE_HZ))
-    assert {len(piece) for piece in playout._pieces} <= {chunk_bytes}
-    held = [*playout._pieces, playout._last or b""]
-    assert sum(map(len, held)) <= 2 * playout.queued + chunk_bytes
+    most_bytes = SAMPLE_BYTES * (playout.queued + round(chunk_s * RATE_HZ))
+    assert playout._spool.held_bytes <= most_bytes
 
 
 def test_what_was_pushed_is_no_view_of_what_the_caller_has() -> None:
