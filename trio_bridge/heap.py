@@ -12,8 +12,8 @@ import ctypes
 from collections.abc import Callable
 
 GIVE_BACK_S = 60.0
-"""From one time to the next. With a heap of 150 MiB a look costs up to 0.7 ms of the event loop,
-and to give back 130 of them 13 ms, once, when most meetings have gone."""
+"""From one time to the next. With a heap of 150 MiB a look costs up to 0.7 ms of the event
+loop, and to give back 130 of them 13 ms, once, when most meetings have gone."""
 MOSTLY = 0.5
 """Of the heap must be free. Meetings that talk and come and go leave 5 to 10 % of it free."""
 
