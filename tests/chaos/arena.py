@@ -27,11 +27,12 @@ from tests.chaos.bridge import (
     Child,
     Counts,
     Probe,
+    count,
+    count_at_rest,
     running_bridge,
 )
 from tests.chaos.faults import UNTIMED
 from tests.chaos.marks import Notes
-from tests.core.test_command_line import ask
 
 SETTLE_S = 5.0
 """After a fault everything is back at the baseline within that."""
@@ -290,9 +291,11 @@ class Arena:
         return report, wrong
 
     def _when(self, at_s: float) -> str:
-        """Between which faults, for a person."""
+        """Between which faults, and what the bridge's watchdog saw just then; for a person."""
         before = [(name, at_s - from_s) for from_s, name in self.begun if from_s <= at_s]
-        return "before any fault" if not before else "{1:.2f} s into {0}".format(*before[-1])
+        when = "before any fault" if not before else "{1:.2f} s into {0}".format(*before[-1])
+        seen = self.bridge.blocked_near(at_s)
+        return ", ".join([when, *(f"blocked {ms} ms in {what}" for ms, what in seen)])
 
     def _is_injected(self, at_s: float, length_s: float) -> bool:
         return length_s < GAP_S and any(
@@ -383,27 +386,6 @@ def loud_lines(records: list[dict[str, Any]], injected: Counter[tuple[str, str]]
 
 def _p99(values: Floats) -> float:
     return float(np.percentile(values, 99))
-
-
-async def count(bridge: Bridge, probe: Probe) -> Counts:
-    """What is alive. The meetings come last: the connection that asks for them is a task and a
-    descriptor there, for a moment longer than here."""
-    tasks, fds, threads = probe.ask()["tasks"], bridge.fds, bridge.threads
-    state = json.loads((await ask(bridge.port, "/health")).body)
-    return Counts(state["meetings"], fds, threads, tasks)
-
-
-async def count_at_rest(bridge: Bridge, probe: Probe) -> Counts:
-    """The first count that stays for a second: what the start leaves behind takes a while, and
-    a ping that waits for its pong is a task, too."""
-    same: list[Counts] = []
-    for _ in range(20):
-        counts = await count(bridge, probe)
-        same = [*same, counts] if counts in same else [counts]
-        if len(same) == 4:
-            return counts
-        await trio.sleep(0.35)
-    raise ChaosError(f"the bridge does not come to rest before anything happens: {same[-1]}")
 
 
 @contextmanager

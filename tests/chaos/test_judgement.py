@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import random
+import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +16,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.chaos import arena
-from tests.chaos.arena import count, count_at_rest, ledger_faults, loud_lines
+from tests.chaos import bridge
+from tests.chaos.arena import ledger_faults, loud_lines
 from tests.chaos.attack import Sent
-from tests.chaos.bridge import Bridge, Counts, Probe
+from tests.chaos.bridge import Bridge, Counts, Probe, count, count_at_rest
 from tests.chaos.faults import LONG, QUICK
 from tests.chaos.hour import LONG_EVERY, faults_in_turn
 from tests.chaos.marks import SLOTS, MarkReader, Notes, marked_pcm
@@ -133,7 +135,7 @@ class Quiet:
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> Quiet:
     quiet = Quiet()
-    monkeypatch.setattr(arena, "ask", quiet.health)
+    monkeypatch.setattr(bridge, "ask", quiet.health)
     return quiet
 
 
@@ -154,6 +156,22 @@ async def test_what_others_are_compared_with_has_no_ping_under_way(
 ) -> None:
     quiet.ping_s = trio.current_time()
     assert await count_at_rest(cast(Bridge, quiet), cast(Probe, quiet)) == ALIVE
+
+
+def test_a_gap_is_told_with_what_the_watchdog_saw_just_then() -> None:
+    now = datetime.now(UTC)
+    seen = [
+        {
+            "time": (now - timedelta(seconds=ago_s)).isoformat(),
+            "event": "event loop is blocked",
+            "blocked_ms": 270,
+            "stack": f"/a.py:{ago_s} read < /b.py:9 run",
+        }
+        for ago_s in (3, 9)
+    ]
+    one = Bridge(cast(Any, None), 0, Path(), [{"event": "listening"}, *seen])
+    assert one.blocked_near(time.monotonic() - 3.4) == [(270, "/a.py:3 read")]
+    assert one.blocked_near(time.monotonic()) == []
 
 
 def test_the_hour_has_every_fault_and_a_seed_is_the_same_hour() -> None:
