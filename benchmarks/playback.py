@@ -7,6 +7,7 @@ hundred bots in one thread, so it only adds up lengths.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Literal
 
 import attrs
@@ -54,14 +55,23 @@ class Spans:
         return sum(max(0.0, min(b, to_s) - max(a, from_s)) for a, b in self._spans)
 
 
+def _nothing(_: float) -> None:
+    pass
+
+
 @attrs.define(eq=False)
 class Playback:
     """One bot's queue. Time in seconds, never backwards."""
 
     stalls: Spans
-    """Of the generator; shared by all bots."""
+    """Of the generator; shared by all bots. One that is over must be in it before what came
+    meanwhile arrives."""
     starvation: Spans
     """Of the server, for want of its core; shared by all bots."""
+    look: Callable[[float], object] = _nothing
+    """Brings `starvation` up to now. The kernel books a wait when it ends, and the first thing
+    that a server does then is to send the chunk that is late: whoever looks now and then has
+    not seen the wait yet when there is a gap to judge."""
     absences: Spans = attrs.field(factory=Spans, init=False)
     samples: int = attrs.field(default=0, init=False)
     answers: int = attrs.field(default=0, init=False)
@@ -74,6 +84,8 @@ class Playback:
     def arrive(self, now_s: float, samples: int) -> None:
         """A chunk came in."""
         queued_s = self._ends_s - now_s
+        if -ANSWER_S <= queued_s < 0:
+            self.look(now_s)
         cause = self._cause(now_s)
         if -queued_s > ANSWER_S:
             self.answers += 1

@@ -51,7 +51,6 @@ class SoakBot:
     _back_s: dict[Kind, float] = attrs.field(factory=dict, init=False)
     """When a socket that is gone comes back."""
     _whose: dict[Link, Kind] = attrs.field(factory=dict, init=False)
-    _now_s: float = attrs.field(default=0.0, init=False)
 
     @property
     def whole(self) -> bool:
@@ -65,7 +64,6 @@ class SoakBot:
             LinkError, OSError: the server does not take it.
         """
         hello = json.dumps({"type": "ready", "bot_id": bot_id_of(self.index), "message": "Hi"})
-        self._now_s = time.monotonic()
         heard = self._on_command if kind == "control" else None
         link = self.links[kind] = Link(self.port, PATHS[kind], hello, None, heard)
         self._back_s.pop(kind, None)
@@ -108,7 +106,6 @@ class SoakBot:
 
     def read(self, link: Link, now_s: float) -> bool:
         """Read what has come; False when that was the end of ``link``."""
-        self._now_s = now_s
         try:
             link.drain()
             link.flush()
@@ -159,4 +156,4 @@ class SoakBot:
         fields = json.loads(message)
         if fields.get("command") == "sendaudio":
             size = len(base64.b64decode(fields["audiochunk"]))
-            self.playback.arrive(self._now_s, size // 2)
+            self.playback.arrive(time.monotonic(), size // 2)

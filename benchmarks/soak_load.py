@@ -66,13 +66,13 @@ class SoakLoad:
         self._stalls, self._starvation = Spans(), Spans()
         self._waited_ns = waited_ns(pid)
         self.bots = [
-            SoakBot(index, port, Playback(self._stalls, self._starvation))
+            SoakBot(index, port, Playback(self._stalls, self._starvation, self._look_at_wait))
             for index in range(first, first + bots)
         ]
         self._frames = frames_of(Row())[0]
         self._poll = select.epoll()
         self._open: dict[int, tuple[SoakBot, Link]] = {}
-        self._start_s = 0.0
+        self._start_s = self._before_s = 0.0
         self._sent = 0
 
     # -- figures ---------------------------------------------------------------------------
@@ -108,6 +108,7 @@ class SoakLoad:
         for bot in self.bots:
             for kind in BOTH:
                 self._watch(bot, bot.open(kind))
+                self._read(0.0)  # those that are there are talked to already
         used_ns = cpu_ns(self._pid)
         self._start_s = time.monotonic()
         try:
@@ -121,11 +122,11 @@ class SoakLoad:
             self._poll.close()
 
     def _stream(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         look_s = report_s = lose_s = core_s = now_s
         while now_s < self.until_s:
-            self._read(WAIT_S, now_s)
-            now_s = self._clock(now_s)
+            self._read(WAIT_S)
+            now_s = self._clock()
             self._send(now_s)
             if now_s >= lose_s:
                 lose_s = now_s + self._chance.expovariate(1 / self._lose_every_s)
@@ -142,23 +143,27 @@ class SoakLoad:
                 self._report(now_s)
 
     def _look_at_core(self, now_s: float) -> None:
+        self._look_at_wait(now_s)
+
+    def _look_at_wait(self, now_s: float) -> None:
         before_ns, self._waited_ns = self._waited_ns, waited_ns(self._pid)
         starved_s = (self._waited_ns - before_ns) / 1e9
         self.waited_s += starved_s
         if starved_s > STARVED_S:
             self._starvation.add(now_s - starved_s, now_s)
 
-    def _clock(self, before_s: float) -> float:
-        now_s = time.monotonic()
-        if now_s - before_s > self.STALL_S:
+    def _clock(self) -> float:
+        """The time; what has passed since the last look is booked where it was a stall."""
+        before_s, self._before_s = self._before_s, time.monotonic()
+        if self._before_s - before_s > self.STALL_S:
             self.stalls += 1
-            self._stalls.add(before_s, now_s)
-        return now_s
+            self._stalls.add(before_s, self._before_s)
+        return self._before_s
 
-    def _read(self, wait_s: float, now_s: float) -> None:
+    def _read(self, wait_s: float) -> None:
         for descriptor, _ in self._poll.poll(wait_s, 256):
             bot, link = self._open[descriptor]
-            now_s = time.monotonic()
+            now_s = self._clock()  # first: what came during a stall is not late
             if not bot.read(link, now_s):
                 del self._open[descriptor]  # closing it has taken it out of the epoll
 
@@ -207,12 +212,14 @@ class SoakLoad:
         for bot in self.bots:
             bot.lose(tuple(bot.links), "leave", 3600.0, time.monotonic())
         while any(bot.parting for bot in self.bots) and time.monotonic() < until_s:
-            self._read(0.01, time.monotonic())
+            self._read(0.01)
 
     def _watch(self, bot: SoakBot, link: Link) -> None:
         descriptor = link.socket.fileno()
         self._open[descriptor] = (bot, link)
         self._poll.register(descriptor, select.EPOLLIN)
+        # It has just been opened, and that was waiting for the server: no stall of ours.
+        self._before_s = time.monotonic()
 
     def _report(self, now_s: float) -> None:
         gaps = Counter(gap.cause for bot in self.bots for gap in bot.playback.gaps)

@@ -13,14 +13,14 @@ them for any. A meeting of people needs 190 KiB. What an agent keeps itself is n
     speakers                   0.6  forgotten and learnt again     -
     resamplers                 5.8  forgotten and begun again      -
     commands                   5.0  the agent waits                Pump.waits
-    speech                     1.5  the agent waits                Pump.waits
+    speech                     1.3  the agent waits                Pump.waits
     message ids                0.6  oldest forgotten               Inbox.forgotten
     audio socket               1.0  Close 1009; 4 MB/s, delayed    edge counts
     control socket             4.0  Close 1009; 4 MB/s, delayed    edge counts
 
 An ear by speaker has four times the audio, and an utterance for each of 64 voices. A meeting
 has at most 32 ears; one is what agents open. Beside the meetings, the registry remembers 1024
-bots whose agents failed (0.6 MiB). All of it is 63.4 MiB.
+bots whose agents failed (0.6 MiB). All of it is 63.2 MiB.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from trio_bridge.intake import (
     SPEAKERS_REMEMBERED,
 )
 from trio_bridge.pacing import RATE_HZ
+from trio_bridge.pacing import SAMPLE_BYTES as SPEECH_BYTES
 
 SAMPLE_BYTES = 4
 CHARACTER_BYTES = 4
@@ -75,6 +76,8 @@ def queues(settings: Settings) -> tuple[Queue, ...]:
     audio = max(backlog * SAMPLE_BYTES, round(LONGEST_FILL_S * second))  # one piece, alone
     utterance_s = VadSettings().longest_s
     frame = round(LONGEST_FRAME_S * second)
+    chunks = settings.speech_backlog_ms // settings.chunk_ms + 2  # one begun, one put back
+    speech = chunks * (settings.chunk_ms * RATE_HZ // 1000 * SPEECH_BYTES + OBJECT_BYTES)
     return (
         Queue("ear, mix", audio + pieces),
         Queue("ear's notes", NOTES_COST * (CHARACTER_BYTES + 1)),
@@ -85,7 +88,7 @@ def queues(settings: Settings) -> tuple[Queue, ...]:
         Queue("speakers", SPEAKERS_REMEMBERED * (NAMED_BYTES + OBJECT_BYTES)),
         Queue("resamplers", RESAMPLERS_REMEMBERED * RESAMPLER_BYTES),
         Queue("commands", (settings.command_backlog_kib << 10) + LONGEST_COMMAND_BYTES),
-        Queue("speech", settings.speech_backlog_ms * second // 1000 + 6 * second),
+        Queue("speech", speech + 6 * second),
         Queue(
             "message ids",
             MESSAGE_IDS * (OBJECT_BYTES + MESSAGE_ID_CHARACTERS * CHARACTER_BYTES),

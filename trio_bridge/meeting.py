@@ -158,7 +158,7 @@ class Turn:
         blocks = samples_given("say", samples, rate_hz * BLOCK_S)
         if self._resampler is None or self._resampler.from_hz != rate_hz:
             rest = self._finish_stream()
-            self._resampler = Resampler(rate_hz, RATE_HZ, self._quality)
+            self._resampler = self._pump.borrow_resampler(rate_hz, self._quality)
             await self._say(rest)
         resampler = self._resampler
         for block, broken in blocks:
@@ -166,8 +166,6 @@ class Turn:
                 more = {"more_before": self._log_throttle.take_suppressed()}
                 fields = {"samples": broken, "of": len(block), **more}
                 self._log.warning("speech was not finite: silence instead", extra=fields)
-            if rate_hz == RATE_HZ:  # it is queued as it is; the caller may reuse its buffer
-                block = block.copy()
             await self._say(resampler.process(block))
             if self.interrupted:
                 return
@@ -202,7 +200,11 @@ class Turn:
 
     def _finish_stream(self) -> Samples:
         resampler, self._resampler = self._resampler, None
-        return silence(0) if resampler is None else resampler.finish()
+        if resampler is None:
+            return silence(0)
+        rest = resampler.finish()
+        self._pump.return_resampler(resampler)
+        return rest
 
 
 @attrs.define(eq=False)

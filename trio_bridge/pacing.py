@@ -4,27 +4,28 @@ The bot plays what it is sent and never says how far it is. So its queue is mode
 is played from when it arrived or the one before it ended. Chunks leave at absolute deadlines
 that keep the modelled queue between ``lead - chunk`` and ``lead``; relative sleeps would
 under-feed it by 0.6 %. Sans-I/O: the caller says what time it is, in seconds.
+
+What waits is kept as it will be sent, in PCM16: half of float32, and converted once.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 import attrs
-import numpy as np
 
-from trio_bridge.audio.pcm import Samples
+from trio_bridge.audio.pcm import Samples, to_pcm16
+from trio_bridge.spool import Spool
 
 RATE_HZ = 48_000
 """The only rate the bot plays."""
+
+SAMPLE_BYTES = 2
 
 SHORTEST_CHUNK_S = 0.02
 """Less is not worth a message, unless it is the end of what was said."""
 
 
-MOST_PIECES = 256
-"""Pieces of queued speech; beyond, they are joined: said sample by sample, two seconds would
-take 10 MiB."""
+def _new_spool(playout: Playout) -> Spool:
+    return Spool(round(playout.chunk_s * RATE_HZ) * SAMPLE_BYTES)
 
 
 @attrs.define(eq=False)
@@ -44,7 +45,7 @@ class Playout:
     queued: int = attrs.field(default=0, init=False)
     starved: int = attrs.field(default=0, init=False)
     """Times the bot ran dry in the middle of speech, because the agent was late."""
-    _pieces: deque[Samples] = attrs.field(factory=deque, init=False)
+    _spool: Spool = attrs.field(default=attrs.Factory(_new_spool, takes_self=True), init=False)
     _complete: bool = attrs.field(default=True, init=False)
     """No more speech follows what is queued: it may go out as a short chunk."""
     _open: bool = attrs.field(default=False, init=False)
@@ -58,13 +59,9 @@ class Playout:
     _not_before_s: float = attrs.field(default=float("-inf"), init=False)
 
     def push(self, samples: Samples) -> None:
-        """Queue speech, float32 ``(n,)`` at 48 kHz."""
+        """Queue speech, float32 ``(n,)`` at 48 kHz; the caller may reuse ``samples``."""
         if len(samples):
-            if len(self._pieces) >= MOST_PIECES:
-                whole = np.concatenate(self._pieces)
-                self._pieces.clear()
-                self._pieces.append(whole)
-            self._pieces.append(samples)
+            self._spool.append(to_pcm16(samples))
             self.queued += len(samples)
             self.said += len(samples)
             self._complete = False
@@ -85,31 +82,29 @@ class Playout:
             keep_s /= 2  # rather a short chunk than a bot that runs dry while we wait
         return max(self._ends_s - keep_s, self._not_before_s)
 
-    def take(self, now_s: float) -> Samples:
-        """The next chunk, float32 ``(n,)``; call it when `due_s` has come and send it."""
+    def take(self, now_s: float) -> bytes:
+        """The next chunk, PCM16-LE; call it when `due_s` has come and send it.
+
+        It is as long as a chunk, or as all that is queued; one that was put back stays as it
+        is.
+        """
         self._before = self._ends_s, self._open, self.starved
         if self._open and now_s > self._ends_s:
             self.starved += 1
-        length = min(self.queued, round(self.chunk_s * RATE_HZ))
-        parts, missing = [], length
-        while missing:
-            piece = self._pieces.popleft()
-            if len(piece) > missing:
-                self._pieces.appendleft(piece[missing:])
-                piece = piece[:missing]
-            parts.append(piece)
-            missing -= len(piece)
+        chunk = self._spool.take()
+        length = len(chunk) // SAMPLE_BYTES
         self.queued -= length
         self.sent += length
         self._open = bool(self.queued) or not self._complete
         self._ends_s = max(self._ends_s, now_s) + length / RATE_HZ
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return chunk
 
-    def put_back(self, samples: Samples) -> None:
+    def put_back(self, chunk: bytes) -> None:
         """Undo the last `take`: its chunk never left."""
-        self._pieces.appendleft(samples)
-        self.queued += len(samples)
-        self.sent -= len(samples)
+        self._spool.put_back(chunk)
+        length = len(chunk) // SAMPLE_BYTES
+        self.queued += length
+        self.sent -= length
         self._ends_s, self._open, self.starved = self._before
 
     def flush(self, now_s: float) -> int:
@@ -120,7 +115,7 @@ class Playout:
         """
         flushed, self.queued = self.queued, 0
         self.flushed += flushed
-        self._pieces.clear()
+        self._spool.clear()
         self._complete, self._open = True, False
         unplayed = self.unplayed(now_s)
         self.cleared += unplayed
@@ -130,9 +125,9 @@ class Playout:
         return flushed
 
     def let_go(self) -> None:
-        """Nobody will send any more: give the memory back, up to 200 KiB a second of speech.
-        The books stay."""
-        self._pieces.clear()
+        """Nobody speaks any more, for now or for good: give the memory of the queue back, 94
+        KiB a second. What is queued is lost; the books stay."""
+        self._spool.let_go()
 
     def unplayed(self, now_s: float) -> int:
         """Samples sent that the bot has not played yet, by the model."""

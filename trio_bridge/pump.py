@@ -14,13 +14,17 @@ from typing import Protocol
 import attrs
 import trio
 
-from trio_bridge.audio.pcm import Samples, to_pcm16
+from trio_bridge.audio.pcm import Samples
+from trio_bridge.audio.resample import Quality, Resampler
 from trio_bridge.errors import SessionEndedError, SocketClosedError
 from trio_bridge.lanes import Bell, Lane, Overflow
 from trio_bridge.log import BoundLog, Throttle
 from trio_bridge.pacing import RATE_HZ, Playout
 from trio_bridge.wire.commands import ClearAudio, Command, SendAudio
 
+SILENT_S = 10.0
+"""Of no speech, after which what speaking needs is given back: 190 KiB of queue and 130 KiB of
+resampler. Agents that answer one another's sentences are not silent for so long."""
 COMMAND_BYTES = 4 << 20
 """Commands that wait for a control socket, by default: a few pictures, or an hour of chat."""
 
@@ -67,6 +71,10 @@ class Pump:
     """A chunk is being written: it may yet come back."""
     _log_throttle: Throttle = attrs.field(factory=Throttle, init=False)
     _stopped: bool = attrs.field(default=False, init=False)
+    _resampler: Resampler | None = attrs.field(default=None, init=False)
+    """Of a turn that ended, fresh, for the next one."""
+    _rested: int = attrs.field(default=0, init=False)
+    """Samples said when what they needed was given back."""
 
     @property
     def waits(self) -> int:
@@ -113,6 +121,19 @@ class Pump:
             at += room
             self._bell.ring()
 
+    def borrow_resampler(self, rate_hz: int, quality: Quality) -> Resampler:
+        """A fresh one to 48 kHz, for one turn alone, which may return it when it is fresh."""
+        resampler, self._resampler = self._resampler, None
+        if resampler is not None and resampler.from_hz == rate_hz:
+            return resampler
+        return Resampler(rate_hz, RATE_HZ, quality)
+
+    def return_resampler(self, resampler: Resampler) -> None:
+        """Keep it for the next turn: 130 KiB in a hundred blocks, made anew for every answer,
+        are as many holes in the heap."""
+        if not self._stopped:
+            self._resampler = resampler
+
     def complete(self) -> None:
         """What was said is a whole: send its end without waiting for more."""
         self.playout.complete()
@@ -152,9 +173,20 @@ class Pump:
         if self._socket is socket:
             self._socket = None
 
+    def rest(self, now_s: float) -> None:
+        """Give back what speaking needs, if nobody has spoken for `SILENT_S`."""
+        playout = self.playout
+        if playout.said == self._rested or playout.queued:
+            return
+        if now_s - playout.done_s() >= SILENT_S:
+            self._rested = playout.said
+            playout.let_go()
+            self._resampler = None
+
     def stop(self) -> None:
         """The meeting is over: `run` returns after the message it is writing."""
         self._stopped = True
+        self._resampler = None
         self._commands.close()
         self._bell.ring()
         self._room.ring()
@@ -194,7 +226,7 @@ class Pump:
         chunk = self.playout.take(now_s)
         epoch = self.interrupts
         self._in_flight = True
-        sent = await self._send(socket, SendAudio(to_pcm16(chunk)).encode(self.bot_id))
+        sent = await self._send(socket, SendAudio(chunk).encode(self.bot_id))
         self._in_flight = False
         if not sent and epoch == self.interrupts:
             self.playout.put_back(chunk)

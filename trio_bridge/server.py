@@ -25,6 +25,7 @@ from trio_bridge.edge.listener import Edge
 from trio_bridge.edge.passing import Carrier, Onward
 from trio_bridge.edge.socket import Socket
 from trio_bridge.errors import HandshakeError, SettingsError
+from trio_bridge.heap import GIVE_BACK_S, give_back
 from trio_bridge.log import Throttle
 from trio_bridge.meeting import Agent
 from trio_bridge.pulse import measure
@@ -153,6 +154,7 @@ class Server:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._clock.run)
             nursery.start_soon(measure, self.admission.lag)
+            self._clock.at(trio.current_time() + GIVE_BACK_S, self._tidy)
             self.registry = Registry(nursery, self._make_session)
             await nursery.start(self.edge.serve, listeners)
             address = address_of(listeners[0], self.settings)
@@ -222,6 +224,10 @@ class Server:
             session.end(GOING_AWAY, "going away")
         await self.edge.drain(GOING_AWAY, "going away")
         await self.registry.empty()
+
+    def _tidy(self, now_s: float) -> None:
+        give_back()
+        self._clock.at(now_s + GIVE_BACK_S, self._tidy)
 
     def _make_session(self, bot_id: str) -> Session:
         reason = self._turned_away()  # a path with its id would have been refused before

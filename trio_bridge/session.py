@@ -250,6 +250,7 @@ class Session:
         if grace_ends_s is not None and now_s >= grace_ends_s:
             self.end(NORMAL, "nobody came back")
         due_s = self.inflow.tick(now_s)
+        self.pump.rest(now_s)
         if "audio" not in self._attendance:
             due_s = now_s + IDLE_TICK_S
         if grace_ends_s is not None and grace_ends_s > now_s:

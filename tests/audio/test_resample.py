@@ -118,12 +118,10 @@ def test_a_rate_that_cannot_be_meant_is_refused(rate_hz: int) -> None:
         Resampler(WIRE_HZ, rate_hz)
 
 
-@pytest.mark.parametrize("from_hz", [8_000, 24_000, 48_000])
-def test_soxr_gets_what_is_long_in_pieces_so_that_its_buffers_stay_small(
-    monkeypatch: pytest.MonkeyPatch, from_hz: int
-) -> None:
-    whole, piece = (from_hz * ms // 1000 for ms in (WHOLE_MS, PIECE_MS))
-    given_lengths: list[int] = []
+@pytest.fixture
+def given_lengths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How long each call of soxr was, in samples."""
+    lengths: list[int] = []
     real = soxr.ResampleStream
 
     class Counting:
@@ -131,16 +129,41 @@ def test_soxr_gets_what_is_long_in_pieces_so_that_its_buffers_stay_small(
             self.stream = real(*args, **options)
 
         def resample_chunk(self, x: Samples, last: bool = False) -> Samples:
-            given_lengths.append(len(x))
+            lengths.append(len(x))
             out: Samples = self.stream.resample_chunk(x, last)
             return out
 
     monkeypatch.setattr(soxr, "ResampleStream", Counting)
+    return lengths
+
+
+@pytest.mark.parametrize("from_hz", [8_000, 24_000, 48_000])
+def test_soxr_gets_what_is_long_in_pieces_so_that_its_buffers_stay_small(
+    given_lengths: list[int], from_hz: int
+) -> None:
+    whole, piece = (from_hz * ms // 1000 for ms in (WHOLE_MS, PIECE_MS))
     resampler = Resampler(from_hz, 16_000)
     resampler.process(np.zeros(whole, np.float32))
     assert given_lengths == [whole]
     resampler.process(np.zeros(10 * piece + 7, np.float32))
     assert given_lengths[1:] == [piece] * 10 + [7]
+
+
+def test_frames_that_piled_up_once_go_in_pieces_and_what_always_comes_long_as_it_is(
+    given_lengths: list[int],
+) -> None:
+    """A stall of the loop must not make the buffers of every meeting's stream larger."""
+    frame = WIRE_HZ // 50
+    resampler = Resampler(WIRE_HZ, 16_000)
+    for frames in [1, 2] * 50 + [5] + [1] * 50 + [6, 4, 3]:
+        resampler.process(np.zeros(frames * frame, np.float32))
+    assert max(given_lengths) == 2 * frame
+    del given_lengths[:]
+    for _ in range(3):  # as with --audio-tick-ms 100, or an agent that speaks in such pieces
+        resampler.finish()
+        for _ in range(20):
+            resampler.process(np.zeros(5 * frame, np.float32))
+    assert given_lengths == ([0] + [5 * frame] * 20) * 3
 
 
 @pytest.mark.parametrize("quality", QUALITIES)

@@ -76,6 +76,25 @@ def test_a_server_without_a_core_is_not_to_blame() -> None:
     assert playback.gaps[0].cause == "machine"
 
 
+def test_a_wait_for_the_core_is_looked_up_when_there_is_a_gap_to_judge_and_only_then() -> None:
+    """The late chunk comes as soon as the wait is over, long before the next regular look."""
+    starvation, looks_s = Spans(), list[float]()
+
+    def look(now_s: float) -> None:
+        looks_s.append(now_s)
+        starvation.add(2.1, now_s)
+
+    playback = Playback(Spans(), starvation, look)
+    for at_s in (0.0, 0.0, 0.0, 0.1, 0.5):  # 0.1 s too late, and later an answer of its own
+        playback.arrive(at_s, CHUNK)
+    assert looks_s == [0.5]
+    assert [gap.cause for gap in playback.gaps] == ["server"], "what it waited for came later"
+    playback.arrive(2.4, CHUNK)
+    playback.arrive(2.8, CHUNK)
+    assert looks_s == [0.5, 2.8]
+    assert [gap.cause for gap in playback.gaps] == ["server", "machine"]
+
+
 def test_a_bot_that_left_takes_its_queue_with_it() -> None:
     playback = playing()
     playback.end()

@@ -27,11 +27,12 @@ from tests.chaos.bridge import (
     Child,
     Counts,
     Probe,
+    count,
+    count_at_rest,
     running_bridge,
 )
 from tests.chaos.faults import UNTIMED
 from tests.chaos.marks import Notes
-from tests.core.test_command_line import ask
 
 SETTLE_S = 5.0
 """After a fault everything is back at the baseline within that."""
@@ -127,8 +128,12 @@ class Arena:
     # -- readings --------------------------------------------------------------------------
 
     async def counts(self) -> Counts:
-        """What is alive now; takes a few ms and one connection, which is gone afterwards."""
-        return await _count(self.bridge, self.probe)
+        """What is alive now; takes a few ms and a connection, which is not in it."""
+        return await count(self.bridge, self.probe)
+
+    async def counts_at_rest(self) -> Counts:
+        """The same once it stays what it is: for what others are compared with."""
+        return await count_at_rest(self.bridge, self.probe)
 
     async def settled(self, baseline: Counts) -> tuple[float, Counts]:
         """Wait until everything is back at ``baseline``; seconds, and the counts at the end.
@@ -286,9 +291,11 @@ class Arena:
         return report, wrong
 
     def _when(self, at_s: float) -> str:
-        """Between which faults, for a person."""
+        """Between which faults, and what the bridge's watchdog saw just then; for a person."""
         before = [(name, at_s - from_s) for from_s, name in self.begun if from_s <= at_s]
-        return "before any fault" if not before else "{1:.2f} s into {0}".format(*before[-1])
+        when = "before any fault" if not before else "{1:.2f} s into {0}".format(*before[-1])
+        seen = self.bridge.blocked_near(at_s)
+        return ", ".join([when, *(f"blocked {ms} ms in {what}" for ms, what in seen)])
 
     def _is_injected(self, at_s: float, length_s: float) -> bool:
         return length_s < GAP_S and any(
@@ -311,7 +318,7 @@ def open_arena(bots: int, seed: int, *flags: str) -> Iterator[Arena]:
             sent = Notes(directory / "sent", bots, make=True)
             heard = Notes(directory / "heard", bots)
             probe = Probe(bridge.port)
-            empty = trio.run(_count_at_rest, bridge, probe)
+            empty = trio.run(count_at_rest, bridge, probe)
             child = Child.start(
                 "tests.chaos.neighbours", bridge.port, bridge.pid, directory / "sent", bots,
                 cores=cores,
@@ -379,24 +386,6 @@ def loud_lines(records: list[dict[str, Any]], injected: Counter[tuple[str, str]]
 
 def _p99(values: Floats) -> float:
     return float(np.percentile(values, 99))
-
-
-async def _count(bridge: Bridge, probe: Probe) -> Counts:
-    state = json.loads((await ask(bridge.port, "/health")).body)
-    tasks = probe.ask()["tasks"]  # and by then that connection is gone there, too
-    return Counts(state["meetings"], bridge.fds, bridge.threads, tasks)
-
-
-async def _count_at_rest(bridge: Bridge, probe: Probe) -> Counts:
-    """The first count that stays for a second: what the start leaves behind takes a while."""
-    same: list[Counts] = []
-    for _ in range(20):
-        counts = await _count(bridge, probe)
-        same = [*same, counts] if counts in same else [counts]
-        if len(same) == 4:
-            return counts
-        await trio.sleep(0.35)
-    raise ChaosError(f"the bridge does not come to rest before anything happens: {same[-1]}")
 
 
 @contextmanager

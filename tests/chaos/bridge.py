@@ -9,14 +9,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import attrs
+import trio
 
 from benchmarks.accounting import Cores, choose_cores, resident_kib
 from benchmarks.wsclient import TEXT, Link, masked
 from tests.chaos.marks import BOTS_VARIABLE, FILE_VARIABLE, Notes
+from tests.core.test_command_line import ask
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ("--agent", "tests.chaos.agents:attend", "--log-format", "json", "--port", "0")
@@ -82,6 +85,17 @@ class Bridge:
         new = [_record(line) for line in whole.decode(errors="replace").splitlines()]
         self.records += new
         return new
+
+    def blocked_near(self, at_s: float) -> list[tuple[int, str]]:
+        """What its watchdog saw within a second of ``at_s``, of CLOCK_MONOTONIC: for how many
+        ms the loop had been blocked by then, and where."""
+        wall_s = time.time() - time.monotonic() + at_s
+        seen = [r for r in self.records if r.get("event") == "event loop is blocked"]
+        return [
+            (r["blocked_ms"], str(r.get("stack")).partition(" < ")[0])
+            for r in seen
+            if abs(datetime.fromisoformat(r["time"]).timestamp() - wall_s) < 1
+        ]
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -183,6 +197,27 @@ def running_bridge(
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+async def count(bridge: Bridge, probe: Probe) -> Counts:
+    """What is alive. The meetings come last: the connection that asks for them is a task and a
+    descriptor there, for a moment longer than here."""
+    tasks, fds, threads = probe.ask()["tasks"], bridge.fds, bridge.threads
+    state = json.loads((await ask(bridge.port, "/health")).body)
+    return Counts(state["meetings"], fds, threads, tasks)
+
+
+async def count_at_rest(bridge: Bridge, probe: Probe) -> Counts:
+    """The first count that stays for a second: what the start leaves behind takes a while, and
+    a ping that waits for its pong is a task, too."""
+    same: list[Counts] = []
+    for _ in range(20):
+        counts = await count(bridge, probe)
+        same = [*same, counts] if counts in same else [counts]
+        if len(same) == 4:
+            return counts
+        await trio.sleep(0.35)
+    raise ChaosError(f"the bridge does not come to rest before anything happens: {same[-1]}")
 
 
 @attrs.define(eq=False)

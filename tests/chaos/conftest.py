@@ -36,6 +36,6 @@ def siege() -> Iterator[Siege]:
             await trio.sleep(WARM_UP_S)
             for _ in range(QUIET_WINDOWS):
                 await arena.rest(QUIET_S)
-            return await arena.counts()
+            return await arena.counts_at_rest()
 
         yield Siege(arena, trio.run(look))

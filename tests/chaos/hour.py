@@ -89,7 +89,7 @@ async def _calm(arena: Arena, disturbed: Child) -> Counts:
     if await _hold(disturbed):
         raise ChaosError("the disturbed could not connect")
     await trio.sleep(WARM_UP_S)
-    return await arena.counts()
+    return await arena.counts_at_rest()
 
 
 async def _hold(disturbed: Child) -> list[str]:

@@ -41,10 +41,11 @@ class Neighbours:
         self._waited = open_waited(pid)
         self._starved_ns = self._both_waited_ns()
         self.bots = [
-            SoakBot(n, port, Playback(self._stalls, self._starvation))
+            SoakBot(n, port, Playback(self._stalls, self._starvation, self._look_at_wait))
             for n in range(notes.bots)
         ]
         self.stalls = 0
+        self._before_s = 0.0
         self._open: dict[int, tuple[SoakBot, Link]] = {}
         self._poll = select.epoll()
 
@@ -59,6 +60,8 @@ class Neighbours:
                 link = bot.open(kind)
                 self._open[link.socket.fileno()] = (bot, link)
                 self._poll.register(link.socket.fileno(), select.EPOLLIN)
+                self._before_s = time.monotonic()  # that was the server, and no stall of ours
+                self._read(0.0)  # those that are there are talked to already
         self._poll.register(0, select.EPOLLIN)
         sys.stdout.write("streaming\n")
         sys.stdout.flush()
@@ -67,20 +70,16 @@ class Neighbours:
 
     def _stream(self) -> None:
         apart_s = FRAME_S / len(self.bots)
-        start_s = before_s = core_s = time.monotonic()
+        start_s = core_s = time.monotonic()
         sent = 0
         while True:
             due_s = start_s + sent * apart_s
             if not self._read(max(0.0, due_s - time.monotonic())):
                 return
-            now_s = time.monotonic()
-            if now_s - before_s > STALL_S:
-                self.stalls += 1
-                self._stalls.add(before_s, now_s)
-            before_s = now_s
+            now_s = self._clock()
             if now_s >= core_s:
                 core_s = now_s + CORE_S
-                self._look_at_core(now_s)
+                self._look_at_wait(now_s)
             while start_s + sent * apart_s <= now_s:
                 self._send(self.bots[sent % len(self.bots)])
                 sent += 1
@@ -103,11 +102,19 @@ class Neighbours:
             if descriptor == 0:
                 return False
             bot, link = self._open[descriptor]
-            if not bot.read(link, time.monotonic()):
+            if not bot.read(link, self._clock()):  # first: what came in a stall is not late
                 del self._open[descriptor]  # closing it has taken it out of the epoll
         return True
 
-    def _look_at_core(self, now_s: float) -> None:
+    def _clock(self) -> float:
+        """The time; what has passed since the last look is booked where it was a stall."""
+        before_s, self._before_s = self._before_s, time.monotonic()
+        if self._before_s - before_s > STALL_S:
+            self.stalls += 1
+            self._stalls.add(before_s, self._before_s)
+        return self._before_s
+
+    def _look_at_wait(self, now_s: float) -> None:
         before_ns, self._starved_ns = self._starved_ns, self._both_waited_ns()
         starved_s = (self._starved_ns - before_ns) / 1e9
         if starved_s > STARVED_S:

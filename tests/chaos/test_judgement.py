@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ast
 import random
+import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import attrs
 import numpy as np
 import pytest
+import trio
+from trio.testing import MockClock
 
+from tests.chaos import bridge
 from tests.chaos.arena import ledger_faults, loud_lines
 from tests.chaos.attack import Sent
+from tests.chaos.bridge import Bridge, Counts, Probe, count, count_at_rest
 from tests.chaos.faults import LONG, QUICK
 from tests.chaos.hour import LONG_EVERY, faults_in_turn
 from tests.chaos.marks import SLOTS, MarkReader, Notes, marked_pcm
@@ -94,6 +101,77 @@ def test_errors_are_wrong_unless_injected_and_injected_ones_must_come() -> None:
 def test_a_frame_that_an_agent_missed_is_wrong() -> None:
     lost = {"level": "INFO", "event": "frame lost", "bot_id": "bench-1"}
     assert len(loud_lines([lost], Counter())) == 1
+
+
+@attrs.define
+class Quiet:
+    """A bridge, and its probe, in which nothing is alive but what asks it."""
+
+    port: int = 0
+    threads: int = 1
+    asked_s: float = -1.0
+    """When ``/health`` was; its connection is alive for 20 ms more."""
+    ping_s: float = -1.0
+    """When a ping went out; it waits for its pong for 20 ms."""
+
+    @property
+    def fds(self) -> int:
+        return 11 + self._alive(self.asked_s)
+
+    def ask(self) -> dict[str, int]:
+        return {"tasks": 19 + self._alive(self.asked_s) + self._alive(self.ping_s)}
+
+    async def health(self, port: int, target: str) -> Quiet:
+        await trio.lowlevel.checkpoint()
+        self.asked_s = trio.current_time()
+        return self
+
+    body = b'{"meetings": 1}'
+
+    def _alive(self, since_s: float) -> int:
+        return int(0 <= trio.current_time() - since_s < 0.02)
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Quiet:
+    quiet = Quiet()
+    monkeypatch.setattr(bridge, "ask", quiet.health)
+    return quiet
+
+
+ALIVE = Counts(meetings=1, fds=11, threads=1, tasks=19)
+
+
+async def test_a_count_does_not_count_the_connection_that_asks(
+    quiet: Quiet, autojump_clock: MockClock
+) -> None:
+    """The hour's first count had it and its last had not: one task less, in the end."""
+    for _ in range(3):
+        assert await count(cast(Bridge, quiet), cast(Probe, quiet)) == ALIVE
+        await trio.sleep(0.05)
+
+
+async def test_what_others_are_compared_with_has_no_ping_under_way(
+    quiet: Quiet, autojump_clock: MockClock
+) -> None:
+    quiet.ping_s = trio.current_time()
+    assert await count_at_rest(cast(Bridge, quiet), cast(Probe, quiet)) == ALIVE
+
+
+def test_a_gap_is_told_with_what_the_watchdog_saw_just_then() -> None:
+    now = datetime.now(UTC)
+    seen = [
+        {
+            "time": (now - timedelta(seconds=ago_s)).isoformat(),
+            "event": "event loop is blocked",
+            "blocked_ms": 270,
+            "stack": f"/a.py:{ago_s} read < /b.py:9 run",
+        }
+        for ago_s in (3, 9)
+    ]
+    one = Bridge(cast(Any, None), 0, Path(), [{"event": "listening"}, *seen])
+    assert one.blocked_near(time.monotonic() - 3.4) == [(270, "/a.py:3 read")]
+    assert one.blocked_near(time.monotonic()) == []
 
 
 def test_the_hour_has_every_fault_and_a_seed_is_the_same_hour() -> None:

@@ -20,7 +20,7 @@ from tests.edge.peers import Pipe
 from trio_bridge import budget
 from trio_bridge.audio.hearing import LABELS_KEPT, Hearing
 from trio_bridge.audio.mixing import Piece
-from trio_bridge.audio.pcm import silence
+from trio_bridge.audio.pcm import from_pcm16, silence
 from trio_bridge.audio.speakers import LONGEST_TEXT, OwnVoice, Speaker
 from trio_bridge.audio.timeline import Timeline
 from trio_bridge.audio.vad import VadSettings
@@ -30,7 +30,7 @@ from trio_bridge.inbox import MESSAGE_IDS, Inbox
 from trio_bridge.intake import LONG_NAME, RESAMPLERS_REMEMBERED, Intake
 from trio_bridge.lanes import Lane, Overflow
 from trio_bridge.meeting import MOST_EARS, Agent, AudioChunk, Meeting
-from trio_bridge.pacing import MOST_PIECES, Playout
+from trio_bridge.pacing import SAMPLE_BYTES, Playout
 from trio_bridge.registry import FAILURE_PAUSE_S, FAILURES_REMEMBERED
 from trio_bridge.server import Server
 from trio_bridge.wire.commands import SendImage
@@ -56,7 +56,7 @@ def test_the_table_says_what_is_computed_and_the_sum() -> None:
 
 def test_what_an_operator_lowers_lowers_the_sum() -> None:
     least = Settings(audio_backlog_ms=40, command_backlog_kib=1_024, speech_backlog_ms=100)
-    assert budget.most_bytes(least) < budget.most_bytes(Settings()) - (4 << 20)
+    assert budget.most_bytes(least) < budget.most_bytes(Settings()) - (3 << 20)
 
 
 # -- towards the agent -----------------------------------------------------------------------
@@ -259,14 +259,14 @@ async def test_a_flood_of_pictures_to_a_bot_that_never_reads_is_bounded_and_arri
         assert bad.pump.waits > 50
 
 
-async def test_speech_in_single_samples_is_joined() -> None:
+def test_speech_in_single_samples_takes_no_more_than_in_one_piece() -> None:
     playout = Playout(0.1, 0.3)
     for n in range(20_000):
         playout.push(np.full(1, n / 20_000, np.float32))
-        assert len(playout._pieces) <= MOST_PIECES
     assert (playout.said, playout.queued) == (20_000, 20_000)
-    whole = np.concatenate([playout.take(0.0) for _ in range(5)])
-    assert whole == pytest.approx(np.arange(20_000) / 20_000, abs=1e-6)
+    assert playout._spool.held_bytes <= 5 * 4_800 * SAMPLE_BYTES
+    whole = from_pcm16(b"".join(playout.take(0.0) for _ in range(5)))
+    assert whole == pytest.approx(np.arange(20_000) / 20_000, abs=1 / 32_768)
 
 
 async def test_an_hour_said_at_once_keeps_nobody_waiting_and_nothing_in_memory() -> None:
@@ -296,7 +296,7 @@ async def test_an_hour_said_at_once_keeps_nobody_waiting_and_nothing_in_memory()
         assert playout.queued > RATE_HZ
         assert playout.queued <= 2 * RATE_HZ
         assert kept[0]() is None, "what is queued is a copy of a second, not a view of it all"
-        assert sum(piece.nbytes for piece in playout._pieces) <= 2 * RATE_HZ * 4
+        assert playout._spool.held_bytes <= 2.1 * RATE_HZ * SAMPLE_BYTES
         turns.append(room.session.pump.waits)
     assert turns[0] > 3
 

@@ -14,8 +14,9 @@ import pytest
 import trio
 
 from tests.core.rooms import Channel, bridge, tone
-from trio_bridge.audio.pcm import Samples
 from trio_bridge.meeting import Meeting
+from trio_bridge.pacing import Playout
+from trio_bridge.pump import SILENT_S
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -73,7 +74,7 @@ async def test_a_meeting_is_freed_when_it_ends(
 
 
 async def test_the_speech_of_a_failed_agent_is_freed_when_its_meeting_ends() -> None:
-    said: list[weakref.ref[Samples]] = []
+    playouts: list[Playout] = []
 
     async def talk(meeting: Meeting) -> None:
         async with meeting.turn() as turn:
@@ -83,7 +84,7 @@ async def test_the_speech_of_a_failed_agent_is_freed_when_its_meeting_ends() -> 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(talk, meeting)
             await trio.sleep(0.5)
-            said.extend(weakref.ref(piece) for piece in meeting._pump.playout._pieces)
+            playouts.append(meeting._pump.playout)
             raise RuntimeError("model fell over")
 
     async with bridge(agent) as room:
@@ -93,7 +94,27 @@ async def test_the_speech_of_a_failed_agent_is_freed_when_its_meeting_ends() -> 
             control = await room.join("/bridge")
             assert (await control.closed())[0] == 1011
             await trio.sleep(1)
-            assert said
-            assert [ref() for ref in said if ref() is not None] == []
+            (playout,) = playouts
+            assert playout.queued > 48_000
+            assert playout._spool.held_bytes == 0
         finally:
             gc.enable()
+
+
+async def test_a_meeting_whose_agent_is_silent_keeps_nothing_of_what_it_said() -> None:
+    async def agent(meeting: Meeting) -> None:
+        async with meeting.turn() as turn:
+            await turn.say(tone(1.0)[::3], rate_hz=16_000)
+        await trio.sleep_forever()
+
+    async with bridge(agent) as room:
+        control = await room.join("/bridge")
+        room.nursery.start_soon(control.closed)
+        await trio.sleep(2)
+        pump = room.session.pump
+        assert pump.playout.queued == 0
+        assert pump.playout._spool.held_bytes > 48_000
+        assert pump._resampler is not None
+        await trio.sleep(SILENT_S + 1)
+        assert pump.playout._spool.held_bytes == 0
+        assert pump._resampler is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,9 +12,13 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.core.rooms import tone
+from trio_bridge.audio.pcm import to_pcm16
+from trio_bridge.audio.resample import Quality, Resampler
+from trio_bridge.ears import Audience
 from trio_bridge.errors import SessionEndedError, SocketClosedError
+from trio_bridge.meeting import Meeting
 from trio_bridge.pacing import RATE_HZ, Playout
-from trio_bridge.pump import COMMAND_BYTES, Pump
+from trio_bridge.pump import COMMAND_BYTES, SILENT_S, Pump
 from trio_bridge.wire.commands import SendImageUrl, SendMessage
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -235,3 +240,114 @@ async def test_played_does_not_wait_for_a_chunk_that_an_interrupt_and_a_failure_
         with trio.move_on_after(60) as scope:
             await pump.played()
     assert not scope.cancelled_caught
+
+
+# -- what speaking needs -----------------------------------------------------------------------
+
+
+class Listening(Peer):
+    """A peer that keeps the speech."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pcm = b""
+
+    async def send(self, text: str) -> None:
+        await super().send(text)
+        self.pcm += base64.b64decode(json.loads(text).get("audiochunk", ""))
+
+    def take_pcm(self) -> bytes:
+        pcm, self.pcm = self.pcm, b""
+        return pcm
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Resampler]:
+    """Every resampler that a pump makes."""
+    made: list[Resampler] = []
+
+    def make(from_hz: int, to_hz: int, quality: Quality) -> Resampler:
+        made.append(Resampler(from_hz, to_hz, quality))
+        return made[-1]
+
+    monkeypatch.setattr("trio_bridge.pump.Resampler", make)
+    return made
+
+
+async def answer(meeting: Meeting, rate_hz: int = 24_000, seconds: float = 0.5) -> None:
+    async with meeting.turn() as turn:
+        await turn.say(tone(2 * seconds)[:: RATE_HZ // rate_hz], rate_hz=rate_hz)
+
+
+async def test_the_next_turn_has_the_last_ones_resampler_and_sounds_the_same(
+    made: list[Resampler],
+) -> None:
+    peer = Listening()
+    async with pumping(peer) as pump:
+        meeting = Meeting("b", Audience(RATE_HZ), pump)
+        said = []
+        for _ in range(3):
+            await answer(meeting)
+            said.append(peer.take_pcm())
+        assert len(said[0]) == 2 * RATE_HZ
+        assert said[1:] == [said[0], said[0]]
+        assert len(made) == 1
+        await answer(meeting, 16_000)
+        await answer(meeting, 16_000)
+        assert [resampler.from_hz for resampler in made] == [24_000, 16_000]
+
+
+async def test_what_an_interrupted_turn_left_in_its_resampler_is_heard_in_no_other(
+    made: list[Resampler],
+) -> None:
+    peer = Listening()
+    async with pumping(peer) as pump:
+        meeting = Meeting("b", Audience(RATE_HZ), pump)
+        await answer(meeting)
+        said = peer.take_pcm()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer, meeting, 24_000, 20.0)
+            await trio.sleep(1)
+            meeting.interrupt()
+        await trio.sleep(1)
+        peer.take_pcm()
+        await answer(meeting)
+        assert peer.take_pcm() == said
+        assert len(made) == 2
+
+
+async def test_what_speaking_needs_is_given_back_after_a_silence_and_not_before() -> None:
+    async with pumping(Peer()) as pump:
+        meeting = Meeting("b", Audience(RATE_HZ), pump)
+        await answer(meeting)
+        done_s = trio.current_time()
+        held_bytes = pump.playout._spool.held_bytes
+        pump.rest(done_s + SILENT_S - 0.1)
+        assert pump._resampler is not None
+        assert pump.playout._spool.held_bytes == held_bytes > 0
+        pump.rest(done_s + SILENT_S + 0.1)
+        assert pump._resampler is None
+        assert pump.playout._spool.held_bytes == 0
+        await answer(meeting)
+        assert pump.playout.sent == pump.playout.said
+
+
+async def test_speech_that_waits_for_a_socket_is_not_given_back_however_long() -> None:
+    async with pumping() as pump:
+        await pump.say(tone(0.5))
+        pump.rest(trio.current_time() + 3_600)
+        peer = Listening()
+        pump.attach(peer)
+        pump.complete()
+        await pump.played()
+    assert peer.pcm == to_pcm16(tone(0.5))
+
+
+async def test_a_meeting_that_is_over_keeps_no_resampler() -> None:
+    async with pumping(Peer()) as pump:
+        meeting = Meeting("b", Audience(RATE_HZ), pump)
+        await answer(meeting)
+        borrowed = pump.borrow_resampler(24_000, "HQ")
+        pump.stop()
+        pump.return_resampler(borrowed)
+        assert pump._resampler is None

@@ -119,7 +119,7 @@ MUTATIONS = (
     _mutation(
         "an interrupt does not flush",
         "of epoch",
-        (Playout, "flush", "self._pieces.clear()", "pass"),
+        (Playout, "flush", "self._spool.clear()", "pass"),
         (Playout, "flush", "flushed, self.queued = self.queued, 0", "flushed = 0"),
     ),
     _mutation(

@@ -1,0 +1,66 @@
+"""Memory that was in use once goes back to the system, when it is most of the heap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.core.rooms import bridge, listener
+from trio_bridge import heap, server
+
+HOLES = """
+import os, sys
+from benchmarks.accounting import resident_kib
+from trio_bridge.heap import give_back
+share = float(sys.argv[1])
+held = [bytearray(9_600) for _ in range(12_000)]
+del held[: round(share * len(held))]  # the last one keeps the top of the heap where it is
+before = resident_kib(os.getpid())
+print(give_back(), before - resident_kib(os.getpid()))
+"""
+
+
+def given_back_kib(share: float) -> tuple[str, int]:
+    """Of 110 MiB of heap, once ``share`` of it is free below what is in use."""
+    command = [sys.executable, "-c", HOLES, str(share)]
+    run = subprocess.run(command, capture_output=True, check=True, text=True)
+    said, kib = run.stdout.split()
+    return said, int(kib)
+
+
+@pytest.mark.skipif(heap._glibc is None, reason="no glibc")
+def test_a_heap_that_is_mostly_free_goes_back_to_the_system() -> None:
+    said, kib = given_back_kib(0.9)
+    assert said == "True"
+    assert kib > 90 << 10
+
+
+@pytest.mark.skipif(heap._glibc is None, reason="no glibc")
+def test_what_is_free_beside_as_much_in_use_is_kept_for_the_next_who_needs_it() -> None:
+    said, kib = given_back_kib(0.3)
+    assert said == "False"
+    assert abs(kib) < 1 << 10
+
+
+def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_glibc", None)
+    assert not heap.give_back()
+
+
+async def test_a_server_looks_every_minute_meetings_or_not(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    times_s: list[float] = []
+    monkeypatch.setattr(server, "give_back", lambda: times_s.append(trio.current_time()))
+    async with bridge(listener) as room:
+        began_s = trio.current_time()
+        await room.join("/bridge")
+        await trio.sleep(150)
+        control = await room.join("/bridge")
+        await control.leave()
+        await trio.sleep(100)
+    assert [at_s - began_s for at_s in times_s] == pytest.approx([60, 120, 180, 240], abs=0.1)

@@ -1,0 +1,76 @@
+"""Speech that waits for its time: PCM16, in pieces of one chunk that are used again and again.
+
+A meeting whose agent talks keeps the pieces it once needed, 190 KiB with the default settings.
+Given back between two answers they would be somebody else's by the next: at 100 meetings that
+talk in turns what was in use went up and down by 5 MiB, each time in other places of the heap,
+and resident memory grew by 11 MiB an hour though the peaks of what was in use did not. Knows no
+clock and no samples, only bytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+
+@attrs.define(eq=False)
+class Spool:
+    """A queue of bytes that come in any lengths and leave by the piece."""
+
+    piece_bytes: int
+    _pieces: deque[bytearray | bytes] = attrs.field(factory=deque, init=False)
+    """Whole ones; `bytes` is one that came back, and may be shorter."""
+    _last: bytearray | None = attrs.field(default=None, init=False)
+    """As long as a piece; its first `_filled` bytes are what came behind the whole ones."""
+    _filled: int = attrs.field(default=0, init=False)
+    _spare: list[bytearray] = attrs.field(factory=list, init=False)
+    """For later; with those in use never more than were in use once."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What it keeps, used or not."""
+        last = 0 if self._last is None else 1
+        return sum(map(len, self._pieces)) + self.piece_bytes * (last + len(self._spare))
+
+    def append(self, data: bytes) -> None:
+        """Put ``data`` behind what waits."""
+        at = 0
+        while at < len(data):
+            if self._last is None:
+                self._last = self._spare.pop() if self._spare else bytearray(self.piece_bytes)
+            part = data[at : at + self.piece_bytes - self._filled]
+            self._last[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            at += len(part)
+            if self._filled == self.piece_bytes:
+                self._pieces.append(self._last)
+                self._last, self._filled = None, 0
+
+    def take(self) -> bytes:
+        """The oldest piece, or all there is; nothing when there is nothing."""
+        if self._pieces:
+            piece = self._pieces.popleft()
+            if isinstance(piece, bytes):
+                return piece
+            self._spare.append(piece)
+            return bytes(piece)
+        rest = b"" if self._last is None else bytes(memoryview(self._last)[: self._filled])
+        self._filled = 0
+        return rest
+
+    def put_back(self, piece: bytes) -> None:
+        """Undo the last `take`. It comes out again as it is, whatever was appended since."""
+        self._pieces.appendleft(piece)
+
+    def clear(self) -> None:
+        """Drop what waits, and keep its memory for what comes."""
+        self._spare += [piece for piece in self._pieces if isinstance(piece, bytearray)]
+        self._pieces.clear()
+        self._filled = 0
+
+    def let_go(self) -> None:
+        """Drop everything and keep nothing."""
+        self.clear()
+        self._spare.clear()
+        self._last = None
