@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar, cast, runtime_checkable
 
@@ -69,7 +69,7 @@ class InnerEar:
     notes: Lane[object] = attrs.field(
         default=attrs.Factory(_new_notes, takes_self=True), init=False
     )
-    ready: deque[object] = attrs.field(factory=deque, init=False)
+    ready: list[object] = attrs.field(factory=list, init=False)
     """Events made and not given yet: those of one piece at most."""
     put_off: Callable[[], Iterable[object]] | None = attrs.field(default=None, init=False)
     """Makes the events of what was heard and is still to be worked on; None: nothing is."""
@@ -137,7 +137,7 @@ class Ear(Generic[Event]):
             if inner.notes.queued:
                 return cast(Event, inner.notes.take_nowait())
             if inner.ready:
-                return cast(Event, inner.ready.popleft())
+                return cast(Event, inner.ready.pop(0))
             if inner.put_off is not None:
                 inner.take_put_off()
             elif (piece := inner.audio.take_nowait()) is not None:
