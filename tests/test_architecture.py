@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "trio_bridge"
 LAYERS = (
-    {"errors", "log", "admission", "watchdog"},
+    {"errors", "log", "admission", "watchdog", "heap", "spool"},
     {"wire", "audio", "setting", "limits", "config", "edge", "routes", "tokens", "tls"},
     {"door", "pulse", "lanes", "given", "turns", "pacing", "bargein", "intake", "attendance"}
     | {"unpack"},
@@ -32,7 +32,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STDLIB = set(sys.stdlib_module_names)
 
 PURE = {"errors", "wire", "audio", "config", "pacing", "intake", "ledger", "routes", "bargein"}
-PURE |= {"setting", "limits", "tokens", "admission", "given", "unpack"}
+PURE |= {"setting", "limits", "tokens", "admission", "given", "unpack", "spool", "heap"}
 """Sans-I/O: they never import trio."""
 PURE_MAY_USE = {"attrs", "numpy", "soxr", "trio_bridge"} | STDLIB
 MAY_ONLY_USE = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
@@ -69,7 +69,7 @@ class InnerEar:
     notes: Lane[object] = attrs.field(
         default=attrs.Factory(_new_notes, takes_self=True), init=False
     )
-    ready: deque[object] = attrs.field(factory=deque, init=False)
+    ready: list[object] = attrs.field(factory=list, init=False)
     """Events made and not given yet: those of one piece at most."""
     put_off: Callable[[], Iterable[object]] | None = attrs.field(default=None, init=False)
     """Makes the events of what was heard and is still to be worked on; None: nothing is."""
@@ -133,12 +133,12 @@ class Ear(Generic[Event]):
         if self._given >= TURN:
             self._given = 0
             await trio.lowlevel.checkpoint()
-        ready: deque[Any] = inner.ready
+        ready: list[Any] = inner.ready
         while True:
             if inner.notes.queued:
                 return cast(Event, inner.notes.take_nowait())
             if ready:
-                event: Event = ready.popleft()
+                event: Event = ready.pop(0)
                 return event
             if inner.put_off is not None:
                 inner.take_put_off()

@@ -87,7 +87,8 @@ class Lane(Generic[T]):
     peak: int = attrs.field(default=0, init=False)
     """The most that was ever queued."""
     closed: bool = attrs.field(default=False, init=False)
-    _items: deque[T] = attrs.field(factory=deque, init=False)
+    _items: deque[T] | tuple[()] = attrs.field(default=(), init=False)
+    """A deque from the first item on: an empty one takes 0.6 KiB, and most lanes stay empty."""
     _room: Bell = attrs.field(factory=Bell, init=False)
 
     def put_nowait(self, item: T) -> None:
@@ -139,7 +140,7 @@ class Lane(Generic[T]):
     def put_back(self, item: T) -> None:
         """Undo `take_nowait`: ``item`` is the oldest again."""
         cost = self.cost(item)
-        self._items.appendleft(item)
+        self._made().appendleft(item)
         self.queued += cost
         self.taken -= cost
         self.peak = max(self.peak, self.queued)
@@ -149,7 +150,7 @@ class Lane(Generic[T]):
         """Throw away everything queued; its cost is counted and returned."""
         flushed, self.queued = self.queued, 0
         self.flushed += flushed
-        self._items.clear()
+        self._items = ()
         self._room.ring()
         return flushed
 
@@ -163,9 +164,14 @@ class Lane(Generic[T]):
         return len(self._items)
 
     def _add(self, item: T, cost: int) -> None:
-        self._items.append(item)
+        self._made().append(item)
         self.offered += cost
         self.queued = queued = self.queued + cost
         if queued > self.peak:
             self.peak = queued
         self.bell.ring()
+
+    def _made(self) -> deque[T]:
+        if not self._items:
+            self._items = deque()
+        return self._items

@@ -147,7 +147,7 @@ class Room:
             if inner.put_off:
                 inner.take_put_off()
             elif inner.ready:
-                self.events.append(described(inner.ready.popleft()))
+                self.events.append(described(inner.ready.pop(0)))
             elif (piece := inner.audio.take_nowait()) is not None:
                 inner.ready.extend(inner.hearing.feed(piece))
         inner.idle = not inner.audio.closed

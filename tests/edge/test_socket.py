@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import cast
 
 import attrs
+import h11
 import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
@@ -46,6 +48,23 @@ async def test_a_message_is_received_and_answered(autojump_clock: MockClock) -> 
         assert not app.sockets[0].closed
         assert app.sockets[0].armed
         assert app.sockets[0].request.path == "/bridge"
+
+
+def http_connections() -> int:
+    gc.collect()
+    return sum(isinstance(thing, h11.Connection) for thing in gc.get_objects())
+
+
+async def test_nothing_of_the_handshake_is_kept_as_long_as_the_socket(
+    autojump_clock: MockClock,
+) -> None:
+    before = http_connections()
+    app = App()
+    async with in_memory(app.edge()) as peer:
+        await peer.upgrade()
+        await peer.send(HELLO, frame(TEXT, b"x"))
+        assert await peer.read() == (TEXT, b"echo x")
+        assert http_connections() == before
 
 
 async def test_frames_in_the_packet_of_the_handshake_wait_for_the_101(

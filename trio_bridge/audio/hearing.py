@@ -6,7 +6,6 @@ time is in seconds on the meeting's clock, so the audio can be put back where it
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Literal
 
 import attrs
@@ -173,7 +172,7 @@ class Strand:
     def _begin(self, start: int) -> None:
         self._start = start
         self.expected = start
-        self._labels: deque[tuple[int, Speaker | None]] = deque(maxlen=LABELS_KEPT)
+        self._labels: list[tuple[int, Speaker | None]] = []  # nearly always one
         self._pending: list[Samples] = []
         self._pending_length = 0
         self._given = 0
@@ -293,5 +292,7 @@ class Strand:
 
     def _forget_labels(self) -> None:
         horizon = self.expected - LABELS_KEPT_S * RATE_HZ
-        while len(self._labels) > 1 and self._labels[1][0] < horizon:
-            self._labels.popleft()
+        while len(self._labels) > LABELS_KEPT or (
+            len(self._labels) > 1 and self._labels[1][0] < horizon
+        ):
+            del self._labels[0]

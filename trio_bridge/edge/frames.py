@@ -9,7 +9,6 @@ byte. The outcome depends on the bytes only, never on how the network cut them.
 from __future__ import annotations
 
 import codecs
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -86,6 +85,7 @@ class Cutter:
 
     __slots__ = (
         "_control_at_s",
+        "_control_per_s",
         "_data",
         "_decoder",
         "_follower",
@@ -114,7 +114,8 @@ class Cutter:
         self._on_text: OnText | None = None
         self._max_message_bytes = limits.hello_bytes
         self._max_fragments = limits.fragments
-        self._control_at_s: deque[float] = deque(maxlen=limits.control_per_s)
+        self._control_at_s: list[float] = []  # of the last second
+        self._control_per_s = limits.control_per_s
         self._data, self._pos = b"", 0  # bytes not cut yet
         self._part, self._need = bytearray(), 0  # the beginning of one frame, and its length
         self._opcode = 0  # of the fragmented message under way
@@ -316,10 +317,10 @@ class Cutter:
         """Judge one complete frame, whose payload begins at ``start``."""
         opcode, fin = frame[0] & 0x0F, bool(frame[0] & _FIN)
         if opcode >= PING:
-            times = self._control_at_s
-            if len(times) == times.maxlen and now_s - times[0] < 1.0:
+            times = [at_s for at_s in self._control_at_s if now_s - at_s < 1.0]
+            if len(times) >= self._control_per_s:
                 raise Violation(1008, "too many control frames")
-            times.append(now_s)
+            self._control_at_s = [*times, now_s]
             return
         if opcode == CLOSE:
             _check_close(unmask(frame, start, len(frame)))

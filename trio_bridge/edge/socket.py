@@ -8,12 +8,16 @@ from collections.abc import Callable
 
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from wsproto import ConnectionType, WSConnection
 
 from trio_bridge.edge.frames import OnAudio, OnText
 from trio_bridge.edge.gate import Gate
 from trio_bridge.edge.head import Request
 from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.errors import SocketClosedError
+
+_HANDSHAKE = WSConnection(ConnectionType.SERVER).handshake
+"""Stands for every one that is over: it has no events, and nothing else is asked of it."""
 
 VANISHED = 1006
 """RFC 6455 §7.4.1: the connection ended without a Close."""
@@ -184,6 +188,18 @@ async def accept(
             receive_buffer_size=limits.receive_bytes,
         )
         ws = gate.ws = await proposal.accept()
+        _forget_handshake(ws)
     socket = Socket(request, ws, gate, limits, on_armed)
     nursery.start_soon(socket.watch, nursery)
     return socket
+
+
+def _forget_handshake(ws: WebSocketConnection) -> None:
+    """Drop what wsproto keeps of the handshake, an h11 connection and the request: 2 KiB.
+
+    It is looked at only until the connection exists. Where a release of trio-websocket has its
+    wsproto elsewhere, nothing is dropped.
+    """
+    proto = getattr(ws, "_wsproto", None)
+    if isinstance(proto, WSConnection) and proto.connection is not None:
+        proto.handshake = _HANDSHAKE
