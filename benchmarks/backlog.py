@@ -46,7 +46,7 @@ ROUND_S = 0.12
 STOP_S = 0.002
 WARM_UP, ROUNDS = 2, 25
 """For each server that is started."""
-SERVERS = 4
+SERVERS = 3
 """Started for each number of workers, one and two in turn."""
 WAITED = 0.05
 """Share of a round beyond which it does not count, if a worker waited so long for others to
