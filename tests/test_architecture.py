@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "trio_bridge"
 LAYERS = (
-    {"errors", "log", "admission", "watchdog"},
+    {"errors", "log", "admission", "watchdog", "heap", "spool"},
     {"wire", "audio", "setting", "limits", "config", "edge", "routes", "tokens", "tls"},
     {"door", "pulse", "lanes", "given", "turns", "pacing", "bargein", "intake", "attendance"},
     {"pump", "ears", "ledger", "clock"},
@@ -30,7 +30,18 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 STDLIB = set(sys.stdlib_module_names)
 
-PURE = {"errors", "wire", "audio", "config", "pacing", "intake", "ledger", "routes", "bargein"}
+PURE = {
+    "errors",
+    "wire",
+    "audio",
+    "config",
+    "pacing",
+    "spool",
+    "intake",
+    "ledger",
+    "routes",
+    "bargein",
+}
 PURE |= {"setting", "limits", "tokens", "admission", "given"}
 """Sans-I/O: they never import trio."""
 PURE_MAY_USE = {"attrs", "numpy", "soxr", "trio_bridge"} | STDLIB

@@ -46,9 +46,37 @@ def test_what_is_free_beside_as_much_in_use_is_kept_for_the_next_who_needs_it() 
     assert abs(kib) < 1 << 10
 
 
+LARGE = """
+import os
+from benchmarks.accounting import resident_kib
+from trio_bridge.heap import keep_large_apart
+print(keep_large_apart())
+big = [bytearray(b"x" * (1 << 20)) for _ in range(41)]
+big.clear()  # from now on glibc by itself would keep a MiB in the heap
+held = []
+for _ in range(40):
+    big.append(bytearray(b"x" * (1 << 20)))
+    held.append(bytearray(b"y" * 9_600))
+before = resident_kib(os.getpid())
+big.clear()
+print(before - resident_kib(os.getpid()))
+"""
+
+
+@pytest.mark.skipif(heap._glibc is None, reason="no glibc")
+def test_a_large_block_goes_back_at_once_whatever_came_behind_it() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", LARGE], capture_output=True, check=True, text=True
+    )
+    said, kib = run.stdout.split()
+    assert said == "True"
+    assert int(kib) > 38 << 10
+
+
 def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "_glibc", None)
     assert not heap.give_back()
+    assert not heap.keep_large_apart()
 
 
 async def test_a_server_looks_every_minute_meetings_or_not(
