@@ -30,10 +30,14 @@ decode the frame's header, leave out its own voice by name, resample 48 kHz to 1
 soxr (float32, HQ, one stream a bot), hand over to a consumer, which stamps the arrival and
 throws the audio away. In trio_bridge that is the whole product, `python -m trio_bridge` with
 the agent of `null_agent.py`; in the others it is `peers/work.py` and a bounded `asyncio.Queue`,
-with nothing around it: no timeline, no speech detection, no limits, no ledger.
+with nothing around it: no timeline, no speech detection, no limits, no ledger. What
+`python -m trio_bridge` does for itself counts as the product, its collector settings too
+(`gc.freeze`, a threshold of 10 000); the peers run with Python's.
 
-- **trio_bridge** is measured with its default settings; as *tick 0* with `--audio-tick-ms 0`,
-  for the lowest latency; and with the longest tick, for the best throughput.
+- **trio_bridge** is measured with its default settings; as *tick 0* with `--audio-tick-ms 0`;
+  as *polling* with `--audio-poll-us 200` beside that, for the lowest latency (its CPU is then
+  no measure: the loop looks instead of sleeping); and with the longest tick, for the best
+  throughput.
 - **CPU** is microseconds of the server process a frame sent, all threads, from the scheduler's
   accounting (`/proc/PID/task/*/schedstat`).
 - **Latency** is from the frame's *scheduled* send time (open loop: a stall is not hidden) to

@@ -21,7 +21,11 @@ END_S = 8.0
 
 OURS = "trio_bridge"
 """With its default settings. Every ratio is to this one."""
-LOWEST_LATENCY = ("trio_bridge, tick 0", ("--audio-tick-ms", "0"))
+NO_TICK = ("trio_bridge, tick 0", ("--audio-tick-ms", "0"))
+LOWEST_LATENCY = (
+    "trio_bridge, tick 0, polling",
+    ("--audio-tick-ms", "0", "--audio-poll-us", "200"),
+)
 BEST_THROUGHPUT = ("trio_bridge, tick 100 ms", ("--audio-tick-ms", "100"))
 """The longest tick there is."""
 
@@ -61,7 +65,7 @@ class Running:
 
 def variants() -> tuple[Candidate, ...]:
     """Our settings between the lowest latency and the best throughput."""
-    return (ours(), ours(*LOWEST_LATENCY), ours(*BEST_THROUGHPUT))
+    return (ours(), ours(*LOWEST_LATENCY), ours(*BEST_THROUGHPUT), ours(*NO_TICK))
 
 
 def ours(name: str = OURS, flags: tuple[str, ...] = ()) -> Candidate:

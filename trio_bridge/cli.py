@@ -22,6 +22,7 @@ import trio
 from trio_bridge.config import ENV_PREFIX, Settings, add_flags, load_settings
 from trio_bridge.errors import BridgeError, HandshakeError, SettingsError
 from trio_bridge.fleet.post import LIFELINE_VARIABLE
+from trio_bridge.heap import keep_large_apart
 from trio_bridge.log import set_up_logging
 from trio_bridge.meeting import Agent
 from trio_bridge.server import Address, Server
@@ -190,6 +191,7 @@ def _serve(parser: argparse.ArgumentParser, arguments: list[str], agent: Agent |
     _warn_of_typos(os.environ)
     agent, name = _named(agent, settings)
     _collect_rarely()
+    keep_large_apart()
     if settings.workers == 1:
         trio.run(_run_until_told, lambda: Server(agent, settings), name, settings)
         return 0
@@ -209,6 +211,7 @@ def _work(lifeline: str, agent: Agent | None) -> int:
     set_up_logging(sys.stderr, post.settings.log_level, post.settings.log_format)
     name_worker_in_logs(post.slot)
     _collect_rarely()
+    keep_large_apart()
     trio.run(work, _named(agent, post.settings)[0], line, post)
     return 0
 

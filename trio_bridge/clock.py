@@ -18,7 +18,7 @@ from trio_bridge.lanes import Bell
 
 GRID_S = 0.02
 """What falls due within one grid step is struck at its end."""
-STRIKES_A_TURN = 4
+STRIKES_A_TURN = 2
 """Then other tasks get theirs: with hundreds of meetings a grid step has tens of strikes, some
 10 us each, and a frame that waits for all of them is in the 99th percentile."""
 

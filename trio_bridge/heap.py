@@ -17,6 +17,14 @@ loop, and to give back 130 of them 13 ms, once, when most meetings have gone."""
 MOSTLY = 0.5
 """Of the heap must be free. Meetings that talk and come and go leave 5 to 10 % of it free."""
 
+LARGE_BYTES = 128 << 10
+"""From here on a block has pages of its own, which go back the moment it is freed. That is
+glibc's value, too, until the first such block is freed; from then on it keeps all up to that
+one's size in the heap. Some seconds of speech then leave holes that small blocks nibble at, and
+the next as long has to go on top."""
+_M_MMAP_THRESHOLD = -3
+"""Of <malloc.h>."""
+
 
 class _Info(ctypes.Structure):
     """``struct mallinfo2`` of <malloc.h>."""
@@ -56,3 +64,12 @@ def give_back() -> bool:
         return False
     trim(0)
     return True
+
+
+def keep_large_apart() -> bool:
+    """Keep blocks of `LARGE_BYTES` and more out of the heap, in this whole process: for its
+    main program to decide. Whether it could be done."""
+    if _glibc is None:
+        return False
+    done: int = ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+    return done == 1

@@ -118,6 +118,7 @@ class Server:
             admit=self._admit,
             elsewhere=self._elsewhere,
             tick_s=settings.audio_tick_ms / 1000,
+            poll_s=settings.audio_poll_us / 1e6,
             tls=server_context(settings.tls_cert, settings.tls_key),
             limits=edge_limits(settings),
         )

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.core.rooms import bridge, listener
-from trio_bridge import heap, server
+from trio_bridge import cli, heap, server
 
 HOLES = """
 import os, sys
@@ -46,9 +46,37 @@ def test_what_is_free_beside_as_much_in_use_is_kept_for_the_next_who_needs_it() 
     assert abs(kib) < 1 << 10
 
 
+LARGE = """
+import os
+from benchmarks.accounting import resident_kib
+from trio_bridge.heap import keep_large_apart
+print(keep_large_apart())
+big = [bytearray(b"x" * (1 << 20)) for _ in range(41)]
+big.clear()  # from now on glibc by itself would keep a MiB in the heap
+held = []
+for _ in range(40):
+    big.append(bytearray(b"x" * (1 << 20)))
+    held.append(bytearray(b"y" * 9_600))
+before = resident_kib(os.getpid())
+big.clear()
+print(before - resident_kib(os.getpid()))
+"""
+
+
+@pytest.mark.skipif(heap._glibc is None, reason="no glibc")
+def test_a_large_block_goes_back_at_once_whatever_came_behind_it() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", LARGE], capture_output=True, check=True, text=True
+    )
+    said, kib = run.stdout.split()
+    assert said == "True"
+    assert int(kib) > 38 << 10
+
+
 def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "_glibc", None)
     assert not heap.give_back()
+    assert not heap.keep_large_apart()
 
 
 async def test_a_server_looks_every_minute_meetings_or_not(
@@ -64,3 +92,17 @@ async def test_a_server_looks_every_minute_meetings_or_not(
         await control.leave()
         await trio.sleep(100)
     assert [at_s - began_s for at_s in times_s] == pytest.approx([60, 120, 180, 240], abs=0.1)
+
+
+def test_a_whole_program_keeps_large_blocks_apart_and_a_server_in_another_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[str] = []
+    monkeypatch.setattr(cli, "keep_large_apart", lambda: kept.append("apart"))
+    monkeypatch.setattr(cli, "_collect_rarely", lambda: None)
+    monkeypatch.setattr(cli, "set_up_logging", lambda *_: None)
+    monkeypatch.setattr(trio, "run", lambda *_: None)
+    server.Server(listener)
+    assert kept == []
+    assert cli.main(["--port", "0"]) == 0
+    assert kept == ["apart"]

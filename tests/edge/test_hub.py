@@ -70,9 +70,11 @@ async def dialling() -> AsyncIterator[Dialler]:
 
 
 @asynccontextmanager
-async def reading(tick_s: float = 0.0) -> AsyncIterator[tuple[Hub, Dialler]]:
+async def reading(
+    tick_s: float = 0.0, poll_s: float = 0.0
+) -> AsyncIterator[tuple[Hub, Dialler]]:
     """A hub at work, and connections for it."""
-    hub = Hub(tick_s)
+    hub = Hub(tick_s, poll_s)
     async with dialling() as dialler, trio.open_nursery() as nursery:
         nursery.start_soon(hub.run)
         yield hub, dialler
@@ -387,6 +389,38 @@ async def test_without_a_tick_a_frame_is_read_when_it_comes(autojump_clock: Mock
         await server.read_into(sink, AT_MOST)
     assert sink.got == b"x"
     assert trio.current_time() == 0
+
+
+async def test_told_to_poll_the_loop_stays_awake_for_a_while_after_a_frame(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = math.inf
+    sink = Sink()
+
+    async def awake() -> bool:
+        """Whether anybody but us runs once everything has been said."""
+        runnable = 0
+        for _ in range(40):
+            await trio.lowlevel.checkpoint()
+            runnable += trio.lowlevel.current_statistics().tasks_runnable
+        return runnable > 0
+
+    async with reading(poll_s=0.001) as (hub, dialler):
+        client, server = await dialler.pair(hub)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.read_into, sink, AT_MOST)
+            await wait_all_tasks_blocked()
+            assert not await awake(), "nobody has said anything yet"
+            for part in (b"one", b"two"):
+                await client.send_all(part)
+                await until(lambda part=part: sink.reads[-1:] == [part])  # type: ignore[misc]
+                assert await awake()
+                autojump_clock.jump(0.0009)
+                assert await awake()
+                autojump_clock.jump(0.0002)
+                await wait_all_tasks_blocked()
+                assert not await awake()
+            nursery.cancel_scope.cancel()
 
 
 async def test_whoever_is_ended_by_its_neighbours_frame_is_not_read_any_more() -> None:

@@ -109,13 +109,14 @@ class HubStream(RawStream):
 class Hub(trio.abc.Instrument):
     """Reads the sockets of every `HubStream` that waits in `read_into`."""
 
-    def __init__(self, tick_s: float = 0.0) -> None:
-        """``tick_s``: how long frames may gather before they are read, 0 for not at all."""
+    def __init__(self, tick_s: float = 0.0, poll_s: float = 0.0) -> None:
+        """``tick_s``: how long frames may gather before they are read, 0 for not at all; then
+        ``poll_s`` is how long the loop does not sleep after one came (busy polling)."""
         self.room = memoryview(bytearray(READ_BYTES))
         """Where bytes arrive, of one socket at a time. ``recv`` makes room for the most there
         could be, each time, and gives back what was too much: small things that live longer
         settle behind, and the heap grows for ever."""
-        self._tick_s = tick_s
+        self._tick_s, self._poll_s = tick_s, poll_s
         self._epoll = select.epoll()
         self._streams: dict[int, HubStream] = {}
         self._due_s = math.inf if tick_s else -math.inf
@@ -124,6 +125,8 @@ class Hub(trio.abc.Instrument):
         """Descriptors that had bytes at this tick and were not read yet."""
         self._found = 0
         """How many there were."""
+        self._awake_until_s = -math.inf
+        """The loop does not sleep before."""
 
     def watch(self, stream: HubStream) -> None:
         """Read ``stream`` from now on.
@@ -154,6 +157,8 @@ class Hub(trio.abc.Instrument):
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 if self._tick_s:
                     await self._tick()
+                while self._awake_until_s > trio.current_time():
+                    await trio.lowlevel.checkpoint()
         finally:
             trio.lowlevel.remove_instrument(self)
             self._epoll.close()
@@ -162,10 +167,13 @@ class Hub(trio.abc.Instrument):
         """Read what is due, `BATCH` sockets at most. Called by Trio, in the loop's thread."""
         ready = self._ready
         if not ready:
-            if self._due_s > trio.current_time():
+            if self._due_s > (now_s := trio.current_time()):
                 return
             if not self._tick_s:
-                self._serve(self._epoll.poll(0, BATCH))
+                ready = self._epoll.poll(0, BATCH)
+                if ready and self._poll_s:
+                    self._awake_until_s = now_s + self._poll_s
+                self._serve(ready)
                 return
             ready = self._epoll.poll(0, max(1, len(self._streams)))
             self._found, self._due_s = len(ready), math.inf

@@ -64,11 +64,13 @@ class Edge:
         limits: EdgeLimits = DEFAULT_LIMITS,
         tls: ssl.SSLContext | None = None,
         tick_s: float = 0.0,
+        poll_s: float = 0.0,
     ) -> None:
         """``admit`` judges an upgrade before the 101; it raises `Refused` to answer otherwise.
 
         ``on_socket`` owns the socket until it returns: 1000. What it raises is logged once and
-        closes it with 1011; when cancelled it is closed with 1001. ``tick_s`` is the `Hub`'s.
+        closes it with 1011; when cancelled it is closed with 1001. ``tick_s`` and ``poll_s``
+        are the `Hub`'s.
 
         ``elsewhere`` may name a process that shall have the connection of a request that was
         let in, before the 101; ``on_socket`` may still return one with the first message in its
@@ -88,7 +90,7 @@ class Edge:
         self._lobby = Lobby(limits)
         self._peers = PeerLog()
         self._accepting = trio.CancelScope()
-        self._tick_s = tick_s
+        self._tick_s, self._poll_s = tick_s, poll_s
         self._hub: Hub | None = None
         self._connections: trio.Nursery | None = None
         self._idle: set[trio.CancelScope] = set()
@@ -116,7 +118,7 @@ class Edge:
         """
         async with trio.open_nursery() as reading:
             if self.tls is None and hasattr(select, "epoll"):
-                self._hub = Hub(self._tick_s)
+                self._hub = Hub(self._tick_s, self._poll_s)
                 reading.start_soon(self._hub.run)
             async with trio.open_nursery() as connections:
                 self._connections = connections
