@@ -39,13 +39,14 @@ class Link:
     socket: Socket
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     """Cancels the reading, never a write."""
-    done: trio.Event = attrs.field(factory=trio.Event, init=False)
+    done: bool = attrs.field(default=False, init=False)
+    """Nobody reads it any more: its verdict stands."""
     verdict: tuple[int, str] = attrs.field(default=(NORMAL, ""), init=False)
     """What our Close says."""
 
     def end(self, code: int, reason: str) -> None:
         """Stop reading and give the socket back, to be closed with ``code``."""
-        if not self.done.is_set():
+        if not self.done:
             self.verdict = (code, reason)
             self.scope.cancel()
 

@@ -279,7 +279,8 @@ class Session:
         """Lend ``socket`` to the meeting; returns when it has enough, with what to close with.
 
         The newest socket of a kind wins: the older one is told 1000, and its late end changes
-        nothing. The session's nursery does the reading, so cancelling either side stops it.
+        nothing. The reading is done here, by the connection's own task, which has its socket
+        back the moment the meeting is over; so cancelling either side stops it.
 
         Raises:
             SessionEndedError: the meeting was over before it could take the socket.
@@ -292,14 +293,8 @@ class Session:
         if kind == "audio":
             self.inflow.listen_to(link)
         self.log.info("channel joined", extra={"channel": kind, "again": replaced})
-        reading = functools.partial(self._read, link)
-        self._nursery.start_soon(self._work, reading, name=f"{kind} channel {self.bot_id}")
-        try:
-            await link.done.wait()
-        finally:
-            link.end(GOING_AWAY, "going away")
-            with trio.CancelScope(shield=True):  # short: it only awaits its socket
-                await link.done.wait()
+        meeting_of_task.set(self.bot_id)
+        await self._work(functools.partial(self._read, link))
         return link.verdict
 
     async def _read(self, link: Link) -> None:
@@ -310,6 +305,9 @@ class Session:
                     await self._read_audio(link)
                 else:
                     await self._read_control(link)
+        except trio.Cancelled:  # the connection's task, not the link's scope
+            code = GOING_AWAY
+            raise
         except SocketClosedError as closed:
             code = closed.code
         except Exception:  # ours: it ends this channel with 1011, and the meeting goes on
@@ -318,7 +316,7 @@ class Session:
         finally:
             if link.scope.cancelled_caught:
                 code = link.verdict[0]  # we ended it
-            link.done.set()  # first: the socket is given back whatever goes wrong below
+            link.done = True
             self._leave(link, code)
 
     async def _read_audio(self, link: Link) -> None:

@@ -288,9 +288,7 @@ async def test_a_fault_while_a_channel_leaves_gives_its_socket_back_and_ends_the
             patch.setattr(Attendance, "leave", boom)
             await control.leave()
             await trio.sleep(1)
-            given_back += [link.done.is_set() for link in links]
-            for link in links:
-                link.done.set()  # the server could not end otherwise
+            given_back += [link.done for link in links]
         assert await audio.closed() == (1011, "internal error")
         neighbour = await room.control("good")
         await room.session.meeting.chat("hello")

@@ -324,6 +324,7 @@ class Edge:
                     if self._draining:
                         await socket.close(1001, "going away")
                     else:
+                        nursery.start_soon(self._evict, gate, nursery.cancel_scope)
                         await self._use(socket, gate)
                 finally:
                     self.sockets.discard(socket)
@@ -352,12 +353,9 @@ class Edge:
         """Run ``on_socket`` and close the socket with the code its end deserves."""
         code, reason = 1001, "going away"  # what is left when it is cancelled
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._evict, gate, nursery.cancel_scope)
-                onward = await self._on_socket(socket)
-                if onward is not None:
-                    await self._pass_on(socket.request, gate, onward)
-                nursery.cancel_scope.cancel()
+            onward = await self._on_socket(socket)
+            if onward is not None:
+                await self._pass_on(socket.request, gate, onward)
             code, reason = 1000, ""
         except* SocketClosedError:
             code, reason = 1000, ""  # it ended while in use: the ordinary way
