@@ -200,6 +200,12 @@ def test_speech_of_ours_ends_the_short_way_so_that_a_barge_in_is_noticed() -> No
     assert room.barged_in_s
 
 
+def test_while_the_agent_is_busy_its_lane_is_bounded_and_the_oldest_audio_is_dropped() -> None:
+    room = Room("mix", told=False, short=True, audience=Audience(4_800))
+    room.live([("ann", 1)] * 5 + [("busy", 1)] * 20)
+    assert room.audience.books()["dropped"] == 20 * 960 - 4_800
+
+
 def test_a_channel_that_was_replaced_is_not_heard() -> None:
     room = Room("mix", told=False, short=True)
     room.live([("ann", 1)] * 5 + [("stale", 1)] * 3)

@@ -349,7 +349,13 @@ def test_a_follower_is_not_asked_again_when_the_hearing_of_what_it_refused_faile
     cutter.hear_usual(one, 64, 0.0)
     assert taker.asked == 1
     assert len(calls) == 3
-    assert cutter.frames == 3
+    del calls[1:]
+    cutter.feed(frame(BINARY, bytes(200)))
+    with pytest.raises(ZeroDivisionError):
+        cutter.cut(0.0, turn=64)
+    assert cutter.hear_usual(one, 64, 0.0) == 0
+    assert taker.asked == 1
+    assert cutter.frames == 4
 
 
 def test_in_the_middle_of_a_fragmented_message_nothing_is_heard_the_short_way() -> None:
