@@ -16,7 +16,7 @@ import trio
 
 from trio_bridge.lanes import Bell
 
-GRID_S = 0.02
+GRID_S = 0.01
 """What falls due within one grid step is struck at its end."""
 STRIKES_A_TURN = 2
 """Then other tasks get theirs: with hundreds of meetings a grid step has tens of strikes, some

@@ -146,7 +146,7 @@ class Ear(Generic[Event]):
                 ready.extend(inner.hearing.feed(piece))
             elif not inner.audio.closed:
                 self._given = 0
-                inner.idle = True
+                inner.idle = self._audience.ears == 1  # what is heard twice is queued
                 try:
                     await inner.audio.bell.wait()
                 finally:

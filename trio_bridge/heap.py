@@ -41,14 +41,11 @@ class _Info(ctypes.Structure):
 def _find() -> tuple[Callable[[], _Info], Callable[[int], object]] | None:
     try:
         libc = ctypes.CDLL(None)
-        libc.mallinfo2.restype = _Info
-    except (
-        AttributeError,
-        OSError,
-        TypeError,
-    ):  # another libc, or older; Windows has no handle
+        look, trim = libc.mallinfo2, libc.malloc_trim
+    except (AttributeError, OSError, TypeError):  # another libc, or older; Windows: no handle
         return None
-    return libc.mallinfo2, libc.malloc_trim
+    look.restype = _Info
+    return look, trim
 
 
 _glibc = _find()

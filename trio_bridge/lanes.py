@@ -172,6 +172,6 @@ class Lane(Generic[T]):
         self.bell.ring()
 
     def _made(self) -> deque[T]:
-        if not self._items:
+        if isinstance(self._items, tuple):
             self._items = deque()
         return self._items

@@ -73,7 +73,10 @@ class Pump:
     _stopped: bool = attrs.field(default=False, init=False)
     _resampler: Resampler | None = attrs.field(default=None, init=False)
     """Of a turn that ended, fresh, for the next one."""
-    _rested: int = attrs.field(default=0, init=False)
+    _said_then: int = attrs.field(default=0, init=False)
+    """Of the playout, in samples, when `rest` last looked."""
+    _silent_since_s: float = attrs.field(default=-math.inf, init=False)
+    _rested: bool = attrs.field(default=True, init=False)
     """Samples said when what they needed was given back."""
 
     @property
@@ -176,10 +179,12 @@ class Pump:
     def rest(self, now_s: float) -> None:
         """Give back what speaking needs, if nobody has spoken for `SILENT_S`."""
         playout = self.playout
-        if playout.said == self._rested or playout.queued:
+        if playout.said != self._said_then:
+            self._said_then, self._silent_since_s, self._rested = playout.said, now_s, False
+        if self._rested or playout.queued:
             return
-        if now_s - playout.done_s() >= SILENT_S:
-            self._rested = playout.said
+        if now_s - max(playout.done_s(), self._silent_since_s) >= SILENT_S:
+            self._rested = True
             playout.let_go()
             self._resampler = None
 

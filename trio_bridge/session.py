@@ -1,4 +1,5 @@
-"""One meeting: a nursery that owns every task working for one ``bot_id``."""
+"""One meeting: a nursery that owns its agent and its pump, and the reading of its sockets, which
+their connections' tasks do."""
 
 from __future__ import annotations
 
@@ -135,7 +136,7 @@ class Session:
     # -- its life --------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Own every task of this meeting until it is over.
+        """Own the agent and the pump until the meeting is over; then nobody reads for it.
 
         A failure in any of them ends this meeting and is logged here, once; it reaches
         neither the server nor another meeting. On `trio.Cancelled` the meeting ends at once.
@@ -328,8 +329,7 @@ class Session:
 
     async def _read_control(self, link: Link) -> None:
         link.socket.arm(max_message_bytes=self.settings.control_message_bytes)
-        if self._attendance.holds(link):  # not if replaced before its task first ran
-            self.pump.attach(link.socket)
+        self.pump.attach(link.socket)
         bad = 0
         while True:
             message = await link.socket.receive()

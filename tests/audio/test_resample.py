@@ -164,6 +164,11 @@ def test_frames_that_piled_up_once_go_in_pieces_and_what_always_comes_long_as_it
         for _ in range(20):
             resampler.process(np.zeros(5 * frame, np.float32))
     assert given_lengths == ([0] + [5 * frame] * 20) * 3
+    del given_lengths[:]
+    resampler.finish()
+    resampler.process(np.zeros(60 * frame, np.float32))  # a gap says nothing of how frames come
+    resampler.process(np.zeros(5 * frame, np.float32))
+    assert max(given_lengths) == 2 * frame
 
 
 @pytest.mark.parametrize("quality", QUALITIES)

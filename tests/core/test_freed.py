@@ -118,3 +118,20 @@ async def test_a_meeting_whose_agent_is_silent_keeps_nothing_of_what_it_said() -
         await trio.sleep(SILENT_S + 1)
         assert pump.playout._spool.held_bytes == 0
         assert pump._resampler is None
+
+
+async def test_what_speaking_needs_is_kept_for_a_while_though_an_interrupt_came_first() -> None:
+    async with bridge(nobody) as room:
+        await room.control()
+        pump = room.session.pump
+        pump.playout.push(tone(0.2))
+        pump.playout.flush(trio.current_time())
+        await trio.sleep(SILENT_S / 2)
+        assert pump.playout._spool.held_bytes
+        await trio.sleep(SILENT_S)
+        assert not pump.playout._spool.held_bytes
+
+
+async def nobody(meeting: Meeting) -> None:
+    """Neither listens nor speaks."""
+    await trio.sleep_forever()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import pytest
@@ -302,3 +303,14 @@ async def test_lanes_may_share_a_bell(autojump_clock: MockClock) -> None:
                 nursery.start_soon(bell.wait)
                 await wait_all_tasks_blocked()
                 ring()
+
+
+def test_a_lane_makes_its_queue_once() -> None:
+    """And none before the first item: an empty one takes 0.6 KiB, and most lanes stay empty."""
+    lane = Lane[int]("numbers", 10, Overflow.DROP_OLDEST)
+    assert not isinstance(lane._items, deque)
+    lane.put_nowait(1)
+    made = lane._items
+    assert lane.take_nowait() == 1
+    lane.put_nowait(2)
+    assert lane._items is made

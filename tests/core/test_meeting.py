@@ -437,6 +437,39 @@ async def test_the_first_ear_also_hears_what_came_just_before_it() -> None:
     assert sum(chunk.duration_s for chunk in heard) == pytest.approx(1.4, abs=0.05)
 
 
+@pytest.mark.parametrize("chunk_ms", [0, 20])
+async def test_an_ear_that_is_opened_while_another_listens_hears_all_that_follows(
+    chunk_ms: int,
+) -> None:
+    """Opened between two frames, in the step in which the first one's agent was woken."""
+    heard = {"first": 0, "second": 0}
+
+    async def listen(ear: Ear[AudioChunk]) -> None:
+        async for chunk in ear:
+            heard["second"] += len(chunk.samples)
+
+    async def agent(meeting: Meeting) -> None:
+        async with trio.open_nursery() as nursery:
+            async for event in meeting.events(chunk_ms=chunk_ms):
+                if isinstance(event, UserMessage):
+                    nursery.start_soon(listen, meeting.audio(chunk_ms=chunk_ms))
+                    heard["first"] = 0
+                elif isinstance(event, AudioChunk):
+                    heard["first"] += len(event.samples)
+
+    async with bridge(agent) as room:
+        control, audio = await room.control(), await room.audio()
+        await audio.hear("Alice", tone(1.0))
+        await control.send({"command": "usermsg", "message": "listen twice"})
+        await trio.sleep(0.01)
+        await audio.hear("Alice", tone(3.0))
+        await trio.sleep(0.2)
+        books = room.session.inflow.ledger
+    assert heard["second"] >= 2.9 * 16_000
+    assert abs(heard["first"] - heard["second"]) <= 0.1 * 16_000
+    assert not books.faults
+
+
 async def test_an_ear_that_is_let_go_is_closed_and_an_ear_opened_too_late_is_empty() -> None:
     late: list[object] = []
 

@@ -526,6 +526,37 @@ async def test_a_sink_that_raises_ends_its_own_read_only() -> None:
         assert sink.got == b"good"
 
 
+class NoExceptionOfOursError(BaseException):
+    """What nobody catches."""
+
+
+@pytest.mark.parametrize("tick_s", [0.0, 0.05])
+async def test_what_ends_the_reading_ends_the_hub_aloud(
+    tick_s: float, autojump_clock: MockClock
+) -> None:
+    """Trio only logs what its hooks raise, and calls them no more: nobody would be heard."""
+
+    async def hub_ends_with_it() -> None:
+        with pytest.raises(NoExceptionOfOursError):
+            await hub.run()
+        nursery.cancel_scope.cancel()
+
+    def worst(data: bytes) -> bool:
+        raise NoExceptionOfOursError
+
+    hub = Hub(tick_s)
+    async with dialling() as dialler:
+        client, server = await dialler.pair(hub)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub_ends_with_it)
+            nursery.start_soon(server.read_into, worst, AT_MOST)
+            await wait_all_tasks_blocked()
+            for part in (b"x", b"y"):  # the hub sees its end when it is woken once more
+                await client.send_all(part)
+                await wait_all_tasks_blocked()
+        assert nursery.cancel_scope.cancelled_caught
+
+
 @pytest.mark.parametrize("how", ["says no", "raises"])
 async def test_a_sink_that_cancels_its_own_read_does_not_end_the_hub(how: str) -> None:
     async with reading() as (hub, dialler):

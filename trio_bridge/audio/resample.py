@@ -83,7 +83,7 @@ class Resampler:
         # As one column: soxr's own way from mono and back costs a tenth of a frame.
         column = samples.reshape(-1, 1)
         self._fed += len(column)
-        if len(column) <= self._piece or self._comes_long(len(column)):
+        if len(column) <= self._piece or self._takes_whole(len(column)):
             ready: Samples = self._stream.resample_chunk(column).reshape(-1)
             return ready
         piece = self._piece
@@ -116,10 +116,13 @@ class Resampler:
         first, step, _ = self.bursts
         return first - self._fed if self._fed < first else step - (self._fed - first) % step
 
-    def _comes_long(self, length: int) -> bool:
-        """Whether a call of ``length``, more than a piece, is as most of this stream comes."""
+    def _takes_whole(self, length: int) -> bool:
+        """Whether a call of ``length``, more than a piece, is as most of this stream comes;
+        `_fed` and `_long` have what came before and this call."""
+        if length > self._whole:
+            return False
         self._long += length
-        return length <= self._whole and 2 * self._long > self._fed
+        return 2 * self._long > self._fed
 
     def _open(self) -> soxr.ResampleStream | None:
         self._fed = self._long = 0

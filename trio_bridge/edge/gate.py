@@ -190,7 +190,7 @@ class Gate(trio.abc.Stream):
         return alive
 
     def _push(self, data: bytes) -> bool:
-        """Take ``data`` in, outside any task of this connection; True: it was all audio."""
+        """Take ``data`` in, maybe outside any task; True: it was all audio."""
         try:
             now_s = trio.current_time()
             heard_bytes = self._cutter.hear_usual(data, self._limits.fast_turn, now_s)

@@ -61,7 +61,10 @@ class HubStream(RawStream):
         return alive
 
     def serve(self) -> None:
-        """Read what there is and hand it on. Called by the hub; never raises, never waits."""
+        """Read what there is and hand it on. Called by the hub; never waits.
+
+        What the sink raises is its own reader's, unless it is no `Exception`.
+        """
         sink = self._sink
         if sink is None:
             return
@@ -125,6 +128,8 @@ class Hub(trio.abc.Instrument):
         """Descriptors that had bytes at this tick and were not read yet."""
         self._found = 0
         """How many there were."""
+        self._fault: BaseException | None = None
+        """What ended the reading."""
         self._awake_until_s = -math.inf
         """The loop does not sleep before."""
 
@@ -143,28 +148,41 @@ class Hub(trio.abc.Instrument):
     def unwatch(self, stream: HubStream) -> None:
         """Leave ``stream`` alone; it must be done before its socket is closed."""
         descriptor = stream.socket.fileno()
-        del self._streams[descriptor]
+        self._streams.pop(descriptor, None)
         if self._epoll.closed:
             return
         # Unregistered, not masked: epoll reports a hang-up of masked descriptors for ever.
         self._epoll.unregister(descriptor)
 
     async def run(self) -> None:
-        """Read until cancelled, then leave everything that waits to its own task's end."""
+        """Have the hook read until cancelled; what waits then is left to its own task's end.
+
+        Raises:
+            BaseException: what went wrong in the hook, which Trio would only log.
+        """
         trio.lowlevel.add_instrument(self)
         try:
-            while True:
+            while self._fault is None:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 if self._tick_s:
                     await self._tick()
                 while self._awake_until_s > trio.current_time():
                     await trio.lowlevel.checkpoint()
+            raise self._fault
         finally:
             trio.lowlevel.remove_instrument(self)
             self._epoll.close()
 
     def after_io_wait(self, timeout: float) -> None:
-        """Read what is due, `BATCH` sockets at most. Called by Trio, in the loop's thread."""
+        """Called by Trio, in the loop's thread; what it raised would end the reading unseen."""
+        try:
+            self._read_what_is_due()
+        except BaseException as exc:  # `run` raises it
+            self._fault = exc
+            self._ready, self._due_s = [], math.inf
+
+    def _read_what_is_due(self) -> None:
+        """Read `BATCH` sockets at most."""
         ready = self._ready
         if not ready:
             if self._due_s > (now_s := trio.current_time()):
@@ -189,7 +207,7 @@ class Hub(trio.abc.Instrument):
         quiet, next_s = 0, trio.current_time()
         self._due_s = next_s
         long_s = max(self._tick_s, min(2 * self._tick_s, LONGEST_WAIT_S))
-        while True:
+        while self._fault is None:
             while self._ready or self._due_s < math.inf:
                 await trio.lowlevel.checkpoint()
             quiet = 0 if self._found else quiet + 1
