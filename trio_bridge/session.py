@@ -1,5 +1,4 @@
-"""One meeting: a nursery that owns its agent and its pump, and the reading of its sockets, which
-their connections' tasks do."""
+"""One meeting: the nursery of its agent and pump; its sockets' own tasks read for it."""
 
 from __future__ import annotations
 
