@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trio_bridge.audio.hearing import AudioChunk, HeardEvent, Hearing, Utterance, View
+from trio_bridge.audio.pcm import from_pcm16
 from trio_bridge.audio.speakers import OwnVoice
 from trio_bridge.audio.timeline import Timeline
 from trio_bridge.audio.vad import VadSettings
@@ -22,7 +23,13 @@ from trio_bridge.inflow import Inflow
 from trio_bridge.intake import Intake
 from trio_bridge.pacing import Playout
 from trio_bridge.stretch import Stretch
-from trio_bridge.wire.frames import AudioFrame, FrameError, encode_frame, encode_legacy_frame
+from trio_bridge.wire.frames import (
+    AudioFrame,
+    FrameError,
+    decode_frame,
+    encode_frame,
+    encode_legacy_frame,
+)
 
 from ..edge.peers import BINARY, frame
 
@@ -62,8 +69,11 @@ class Room:
     short: bool
     """May take the short way."""
     chunk_ms: int = 20
+    rate_hz: int = 16_000
     now_s: float = 100.0
     events: list[object] = attrs.field(factory=list)
+    kept: list[object] = attrs.field(factory=list)
+    """The events themselves, as an agent may keep them."""
     taken: list[int] = attrs.field(factory=list)
     """How many events there were after each step."""
     barged_in_s: list[float] = attrs.field(factory=list)
@@ -85,7 +95,11 @@ class Room:
             lambda: self.barged_in_s.append(self.now_s),
         )
         hearing = Hearing(
-            16_000, self.chunk_ms, self.by, vad=vad if self.told else None, changes=self.told
+            self.rate_hz,
+            self.chunk_ms,
+            self.by,
+            vad=vad if self.told else None,
+            changes=self.told,
         )
         self.ear = self.audience.open(hearing, told=self.told)
         self.inflow.listen_to(CHANNEL)
@@ -147,7 +161,8 @@ class Room:
             if inner.put_off:
                 inner.take_put_off()
             elif inner.ready:
-                self.events.append(described(inner.ready.pop(0)))
+                self.kept.append(inner.ready.pop(0))
+                self.events.append(described(self.kept[-1]))
             elif (piece := inner.audio.take_nowait()) is not None:
                 inner.ready.extend(inner.hearing.feed(piece))
         inner.idle = not inner.audio.closed
@@ -192,6 +207,19 @@ def test_frames_that_are_alike_do_take_the_short_way() -> None:
     room.live([("ann", 1)] * 50)
     assert room.shortened == 49
     assert room.inflow.intake.frames == 50
+
+
+def test_chunks_that_are_kept_stay_what_they_were_also_where_nothing_is_resampled() -> None:
+    """At 48 kHz what is heard lies where the next frames of all meetings are unpacked."""
+    room = Room("mix", told=False, short=True, chunk_ms=0, rate_hz=48_000)
+    room.live([("ann", 1)] * 30)
+    assert room.shortened == 29
+    said = [message("ann", n) for n in range(30)]
+    frames = [decode_frame(one) for one in said if isinstance(one, bytes)]
+    chunks = [chunk.samples for chunk in room.kept if isinstance(chunk, AudioChunk)]
+    assert np.array_equal(
+        np.concatenate(chunks), np.concatenate([from_pcm16(frame.pcm) for frame in frames])
+    )
 
 
 def test_speech_of_ours_ends_the_short_way_so_that_a_barge_in_is_noticed() -> None:
