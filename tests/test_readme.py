@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_settings_table_is_the_settings() -> None:
     assert settings_table() in README, "update it from trio_bridge.config.settings_table()"
+    assert README.count("| flag | default |") == settings_table().count("| flag | default |")
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))

@@ -163,9 +163,13 @@ class Room:
 async def bridge(
     agent: Agent, *, wall_clock: Callable[[], float] = time.time, **settings: Any
 ) -> AsyncIterator[Room]:
-    """A bridge with ``agent``; at the end it stops, and nothing of it may be left."""
+    """A bridge with ``agent``; at the end it stops, and nothing of it may be left.
+
+    Without a watchdog unless asked for: that is a thread that looks at the real time, so what
+    it logs would depend on the machine.
+    """
     door = Door()
-    server = Server(agent, Settings(**settings), wall_clock=wall_clock)
+    server = Server(agent, Settings(**{"watchdog_ms": 0, **settings}), wall_clock=wall_clock)
     async with trio.open_nursery() as peers:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, [door])
