@@ -10,11 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "trio_bridge"
 LAYERS = (
-    {"errors", "log", "admission", "watchdog", "heap", "spool"},
+    {"errors", "log", "admission", "watchdog", "heap", "spool", "bell"},
+    {"clock"},
     {"wire", "audio", "setting", "limits", "config", "edge", "routes", "tokens", "tls"},
     {"door", "pulse", "lanes", "given", "turns", "pacing", "bargein", "intake", "attendance"}
     | {"unpack"},
-    {"pump", "ears", "ledger", "clock"},
+    {"pump", "ears", "ledger"},
     {"meeting", "stretch"},
     {"inbox", "inflow"},
     {"budget"},
@@ -40,7 +41,7 @@ MAY_ONLY_USE = {
     "audio": {"audio", "errors"},
     "config": {"config", "setting", "limits", "errors"},
     "tokens": {"tokens", "errors"},
-    "edge": {"edge", "errors", "log"},
+    "edge": {"edge", "errors", "log", "clock"},
     "agents": {"agents", "audio", "errors", "meeting"},
     "simulator": {"simulator", "audio", "errors", "wire"},
 }

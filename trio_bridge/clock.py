@@ -1,4 +1,4 @@
-"""One task that keeps the time of all meetings.
+"""One task that keeps the time of all meetings and sockets.
 
 A timer of its own wakes the process for each meeting several times a second, which costs more
 than what it is for: at 200 meetings 2 us of every frame. Here the times that fall together are
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import trio
 
-from trio_bridge.lanes import Bell
+from trio_bridge.bell import Bell
 
 GRID_S = 0.01
 """What falls due within one grid step is struck at its end."""

@@ -13,7 +13,8 @@ from trio_bridge.audio.hearing import Hearing, View
 from trio_bridge.audio.mixing import Piece
 from trio_bridge.audio.speakers import Speaker
 from trio_bridge.audio.timeline import Heard
-from trio_bridge.lanes import Bell, Lane, Overflow
+from trio_bridge.bell import Bell
+from trio_bridge.lanes import Lane, Overflow
 
 NOTES_COST, NOTE_COST = 1 << 20, 1 << 10
 """Events that may wait for a slow agent, besides audio: a thousand short ones, or a million

@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 import attrs
 import trio
 
+from trio_bridge.bell import Bell
+
 T = TypeVar("T")
 
 
@@ -26,34 +28,6 @@ class Overflow(enum.Enum):
 
     DROP_OLDEST = "drop_oldest"
     """Live: late audio is worth less than fresh audio. Every loss is counted."""
-
-
-class Bell:
-    """Wakes the tasks that wait for it. It remembers nothing: look first, then wait."""
-
-    __slots__ = ("_waiting",)
-
-    def __init__(self) -> None:
-        # A list: it has one task or none, and a ParkingLot costs twice as much a frame.
-        self._waiting: list[trio.lowlevel.Task] = []
-
-    def ring(self) -> None:
-        """Wake every waiter; from any task, never waits."""
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for task in waiting:
-                trio.lowlevel.reschedule(task)
-
-    async def wait(self) -> None:
-        """Sleep until the next ring. On `trio.Cancelled` nothing has happened."""
-        task = trio.lowlevel.current_task()
-        self._waiting.append(task)
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._waiting.remove(task)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 def _one(_: object) -> int:

@@ -16,8 +16,9 @@ import trio
 
 from trio_bridge.audio.pcm import Samples
 from trio_bridge.audio.resample import Quality, Resampler
+from trio_bridge.bell import Bell
 from trio_bridge.errors import SessionEndedError, SocketClosedError
-from trio_bridge.lanes import Bell, Lane, Overflow
+from trio_bridge.lanes import Lane, Overflow
 from trio_bridge.log import BoundLog, Throttle
 from trio_bridge.pacing import RATE_HZ, Playout
 from trio_bridge.wire.commands import ClearAudio, Command, SendAudio

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import attrs
 import trio
 
+from trio_bridge.bell import Bell
 from trio_bridge.errors import AgentFailedError
-from trio_bridge.lanes import Bell
 from trio_bridge.session import Session
 
 FAILURE_PAUSE_S = 5.0

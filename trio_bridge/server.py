@@ -117,6 +117,7 @@ class Server:
             on_socket=self._serve_socket,
             admit=self._admit,
             elsewhere=self._elsewhere,
+            clock=self._clock,
             tick_s=settings.audio_tick_ms / 1000,
             poll_s=settings.audio_poll_us / 1e6,
             tls=server_context(settings.tls_cert, settings.tls_key),

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_bridge.lanes import Bell, Lane, Overflow
+from trio_bridge.bell import Bell
+from trio_bridge.lanes import Lane, Overflow
 
 Item = tuple[int, int]
 """A serial number and a cost."""

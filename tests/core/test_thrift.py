@@ -15,8 +15,8 @@ CLIENT_READERS = 2
 
 
 async def test_a_meeting_has_a_task_for_each_of_its_waits_and_no_more() -> None:
-    """Its life, its agent and its pump; for each socket the connection, trio-websocket's
-    reader and the warden. A task with its nursery takes 4 KiB."""
+    """Its life, its agent and its pump; for each socket the connection and trio-websocket's
+    reader. A task with its nursery takes 4 KiB."""
     async with bridge(listener) as room:
 
         async def living() -> int:
@@ -29,4 +29,4 @@ async def test_a_meeting_has_a_task_for_each_of_its_waits_and_no_more() -> None:
         for bot_id in ("bot-1", "bot-2", "bot-3"):
             await room.control(bot_id)
             await room.audio(bot_id)
-        assert await living() - before == 3 * (3 + 2 * 3 + CLIENT_READERS)
+        assert await living() - before == 3 * (3 + 2 * 2 + CLIENT_READERS)

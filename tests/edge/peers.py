@@ -12,6 +12,7 @@ import trio
 from trio.testing import memory_stream_pair
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
+from trio_bridge.clock import Clock
 from trio_bridge.edge import Edge, EdgeLimits, Request, Response, Socket
 from trio_bridge.errors import SocketClosedError
 
@@ -196,8 +197,17 @@ class App:
             on_http=on_http or self.on_http,
             on_socket=on_socket or self.on_socket,
             admit=admit or self.admit,
+            clock=Clock(),
             limits=limits or EdgeLimits(),
         )
+
+
+async def serve_one(edge: Edge, stream: trio.abc.Stream) -> None:
+    """Serve one connection, with the clock beside it that `Edge` asks for."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(edge.clock.run)
+        await edge.connection(stream)
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -205,7 +215,7 @@ async def in_memory(edge: Edge) -> AsyncIterator[Peer]:
     """Give a peer whose connection is in memory: no socket, so it works on a virtual clock."""
     async with trio.open_nursery() as nursery:
         client, server = memory_stream_pair()
-        nursery.start_soon(edge.connection, server)
+        nursery.start_soon(serve_one, edge, server)
         yield Peer(client)
         nursery.cancel_scope.cancel()
 
@@ -243,6 +253,7 @@ async def on_loopback(edge: Edge, *, deadline_s: float = 5.0) -> AsyncIterator[L
     net = Loopback(listeners[0].socket.getsockname()[1])
     with trio.fail_after(deadline_s):
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(edge.clock.run)
             await nursery.start(edge.serve, listeners)
             try:
                 yield net

@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
-from .peers import BINARY, CLOSE, PING, PONG, TEXT, App, Peer, close_payload, frame, head
+from .peers import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    App,
+    Peer,
+    close_payload,
+    frame,
+    head,
+    serve_one,
+)
 
 HELLO = frame(TEXT, b"hello")
 frames = st.builds(
@@ -56,7 +68,7 @@ async def converse(app: App, parts: list[bytes], answer_closes: bool) -> None:
             await client.aclose()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(edge.connection, server)
+        nursery.start_soon(serve_one, edge, server)
         await peer.upgrade()
         nursery.start_soon(send)
         nursery.start_soon(read)
@@ -100,7 +112,7 @@ def test_any_head_is_answered_or_dropped(parts: list[bytes]) -> None:
         edge = App().edge()
         client, server = memory_stream_pair()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(edge.connection, server)
+            nursery.start_soon(serve_one, edge, server)
             with contextlib.suppress(trio.BrokenResourceError):
                 await Peer(client).send(*parts, b"\r\n\r\n")
             await trio.sleep(1)

@@ -91,7 +91,7 @@ async def test_a_reset_is_noticed_as_the_end(autojump_clock: MockClock) -> None:
     await gate.send_all(ACCEPTED)
     with pytest.raises(trio.BrokenResourceError):
         await gate.receive_some()
-    assert gate.ending.is_set()
+    assert gate.ending
 
 
 async def test_a_stranger_who_broke_a_rule_is_read_to_its_close(

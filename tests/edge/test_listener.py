@@ -16,6 +16,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed, ConnectionRejected, open_websocket_url
 
+from trio_bridge.clock import Clock
 from trio_bridge.edge import Edge, EdgeLimits, Refused, Request, Response, Socket
 from trio_bridge.edge.lobby import Lobby, PeerLog
 from trio_bridge.errors import SocketClosedError
@@ -34,6 +35,7 @@ from .peers import (
     head,
     in_memory,
     on_loopback,
+    serve_one,
 )
 
 HELLO = frame(TEXT, b"hello")
@@ -403,7 +405,7 @@ async def test_an_upgrade_that_meets_the_drain_gets_503_or_1001(
     edge = app.edge()
     client, server = memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(edge.connection, server)
+        nursery.start_soon(serve_one, edge, server)
         peer = Peer(client)
         await peer.send(head()[:-2])
         await wait_all_tasks_blocked()
@@ -425,6 +427,7 @@ async def test_tls_is_spoken_when_a_context_is_given() -> None:
         on_http=app.on_http,
         on_socket=app.on_socket,
         admit=app.admit,
+        clock=Clock(),
         tls=server,
     )
     async with on_loopback(edge) as net:
@@ -450,7 +453,9 @@ async def test_a_tls_handshake_is_under_the_deadline_of_the_head(
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(CERTIFICATE)
     app = App()
-    edge = Edge(on_http=app.on_http, on_socket=app.on_socket, admit=app.admit, tls=server)
+    edge = Edge(
+        on_http=app.on_http, on_socket=app.on_socket, admit=app.admit, clock=Clock(), tls=server
+    )
     async with in_memory(edge) as peer:
         assert await peer.at_end()
         assert trio.current_time() == 10

@@ -29,6 +29,7 @@ from .peers import (
     frame,
     head,
     in_memory,
+    serve_one,
 )
 
 HELLO = frame(TEXT, b"hello")
@@ -174,7 +175,7 @@ async def test_a_peer_that_vanishes_is_reported_as_1006(
     edge = app.edge()
     client, server = memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(edge.connection, server)
+        nursery.start_soon(serve_one, edge, server)
         peer = Peer(client)
         await peer.upgrade(head() + sent)
         await wait_all_tasks_blocked()
@@ -285,7 +286,7 @@ async def test_cancelling_the_connection_closes_with_1001(autojump_clock: MockCl
 
     async def serve() -> None:
         with scope:
-            await edge.connection(server)
+            await serve_one(edge, server)
 
     scope = trio.CancelScope()
     async with trio.open_nursery() as nursery:
@@ -306,7 +307,7 @@ async def test_cancelling_the_connection_of_a_silent_peer_is_bounded(
     client, server = memory_stream_pair()
     with trio.move_on_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(edge.connection, server)
+            nursery.start_soon(serve_one, edge, server)
             await Peer(client).upgrade(head() + HELLO)
     assert 5 < trio.current_time() <= 7
 
@@ -383,7 +384,7 @@ async def test_a_task_that_never_arms_is_cancelled_after_its_socket_ended(
     edge = App().edge(on_socket=on_socket)
     client, server = memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(edge.connection, server)
+        nursery.start_soon(serve_one, edge, server)
         peer = Peer(client)
         await peer.upgrade(head() + HELLO)
         assert await peer.close_code() == 1008

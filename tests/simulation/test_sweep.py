@@ -26,7 +26,6 @@ PLACES = (
     "Session._read_control",
     "Pump._send_speech",
     "Gate._write",
-    "Socket.watch",
     "WebSocketConnection._reader_task",
     "Ear.__anext__",
     "Turn.finish",

@@ -10,6 +10,8 @@ corrupt.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 from trio_websocket import WebSocketConnection
 
@@ -53,8 +55,10 @@ class Gate(trio.abc.Stream):
         """A write was abandoned half-way: nothing can be sent any more."""
         self.admitted = trio.Event()
         """Armed, or ending: the hold after the first message is over."""
-        self.ending = trio.Event()
+        self.ending = False
         """Our Close is on the wire, or the stream is torn, at its end, or closed."""
+        self.on_armed: Callable[[], None] = _nothing
+        self.on_ending: Callable[[], None] = _nothing
         self.done = trio.Event()
         """Closed for good."""
         self._limits = limits
@@ -78,7 +82,8 @@ class Gate(trio.abc.Stream):
         """The peer is known: messages of full size, those in one frame to the callbacks."""
         self._cutter.arm(max_message_bytes, on_audio, on_text)
         self.armed = True
-        self.admitted.set()
+        self._admit()
+        self.on_armed()
 
     def unread(self) -> bytes:
         """What the peer sent behind the first message, before `arm`: nothing is read then."""
@@ -155,7 +160,7 @@ class Gate(trio.abc.Stream):
         """End the conversation: the Close that trio-websocket is to see."""
         self.verdict = violation
         self._cutter.clear()
-        self.admitted.set()  # also a stranger must be able to leave
+        self._admit()  # also a stranger must be able to leave
         return close_frame(violation)
 
     async def _take_in(self) -> bool:
@@ -234,7 +239,7 @@ class Gate(trio.abc.Stream):
             await self._write(data)
         if not self._opened.is_set():
             self._dead = bytes(data[: len(_SWITCHING)]) != _SWITCHING
-            self._opened.set()
+            self._open()
         elif data[:1] == _CLOSE_BYTE:
             self._end()
             await (
@@ -270,7 +275,7 @@ class Gate(trio.abc.Stream):
     async def aclose(self) -> None:
         """Close the transport; after a violation, give the peer a moment to read our Close."""
         self._dead = True
-        self._opened.set()
+        self._open()
         self._end()
         try:
             if self.verdict and not (self.torn or self._receiving or self.done.is_set()):
@@ -283,5 +288,23 @@ class Gate(trio.abc.Stream):
 
     def _end(self) -> None:
         self._cutter.disarm()
+        self._admit()
+        if not self.ending:
+            self.ending = True
+            self.on_ending()
+
+    def _open(self) -> None:
+        self._opened.set()
+        self._opened = _SET
+
+    def _admit(self) -> None:
         self.admitted.set()
-        self.ending.set()
+        self.admitted = _SET
+
+
+def _nothing() -> None: ...
+
+
+_SET = trio.Event()
+"""Stands for every event that has been: each costs 270 bytes."""
+_SET.set()

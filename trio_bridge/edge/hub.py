@@ -25,9 +25,10 @@ from trio_bridge.edge.transport import READ_BYTES, RawStream
 BATCH = 16
 """Sockets read before other tasks get their turn: some 0.5 ms; with a long tick five frames
 each, 1 ms."""
-FEW, LONGEST_WAIT_S = 16, 0.004
-"""While fewer sockets have something, a tick is twice as long, up to this: a wake-up costs some
-70 us before its first frame is heard, and few frames must not pay for many of them."""
+FEW, LONGEST_WAIT_S = 8, 0.004
+"""While fewer sockets a tick have something (80 bots send 8), it is twice as long, up to this:
+a wake-up costs some 70 us before its first frame is heard, and few frames must not pay for many
+of them."""
 QUIET_TICKS = 20
 """Ticks without a byte after which the hub sleeps until there is one."""
 
@@ -207,13 +208,15 @@ class Hub(trio.abc.Instrument):
         quiet, next_s = 0, trio.current_time()
         self._due_s = next_s
         long_s = max(self._tick_s, min(2 * self._tick_s, LONGEST_WAIT_S))
+        wait_s = self._tick_s
         while self._fault is None:
             while self._ready or self._due_s < math.inf:
                 await trio.lowlevel.checkpoint()
             quiet = 0 if self._found else quiet + 1
             if quiet == QUIET_TICKS:
                 return
-            wait_s = long_s if self._found < FEW else self._tick_s
+            few = self._found * self._tick_s < FEW * wait_s
+            wait_s = long_s if few else self._tick_s
             self._due_s = next_s = max(next_s + wait_s, trio.current_time())
             await trio.sleep_until(next_s)
 

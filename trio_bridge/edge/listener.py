@@ -14,6 +14,7 @@ import h11
 import trio
 from trio_websocket import ConnectionClosed
 
+from trio_bridge.clock import Clock
 from trio_bridge.edge.gate import Gate
 from trio_bridge.edge.head import Refused, Request, judge_upgrade, read_request
 from trio_bridge.edge.http import OnHttp, send_refusal, serve_request
@@ -63,14 +64,15 @@ class Edge:
         elsewhere: Callable[[Request], Carrier | None] = lambda _: None,
         limits: EdgeLimits = DEFAULT_LIMITS,
         tls: ssl.SSLContext | None = None,
+        clock: Clock,
         tick_s: float = 0.0,
         poll_s: float = 0.0,
     ) -> None:
         """``admit`` judges an upgrade before the 101; it raises `Refused` to answer otherwise.
 
         ``on_socket`` owns the socket until it returns: 1000. What it raises is logged once and
-        closes it with 1011; when cancelled it is closed with 1001. ``tick_s`` and ``poll_s``
-        are the `Hub`'s.
+        closes it with 1011; when cancelled it is closed with 1001. ``clock`` must run as long
+        as there are connections. ``tick_s`` and ``poll_s`` are the `Hub`'s.
 
         ``elsewhere`` may name a process that shall have the connection of a request that was
         let in, before the 101; ``on_socket`` may still return one with the first message in its
@@ -81,6 +83,7 @@ class Edge:
         self.sockets: set[Socket] = set()
         """Accepted and not ended."""
         self.limits = limits
+        self.clock = clock
         self._on_http = on_http
         self._on_socket = on_socket
         self._admit = admit
@@ -317,7 +320,9 @@ class Edge:
         """Accept, hand the socket over, see to its end. The nursery is this socket's own."""
         try:
             async with trio.open_nursery() as nursery:
-                socket = await accept(nursery, gate, request, self.limits, leave)
+                socket, warden = await accept(
+                    nursery, gate, request, self.clock, self.limits, leave
+                )
                 self.counts["sockets"] += 1
                 self.sockets.add(socket)
                 try:
@@ -327,6 +332,7 @@ class Edge:
                         nursery.start_soon(self._evict, gate, nursery.cancel_scope)
                         await self._use(socket, gate)
                 finally:
+                    warden.release()
                     self.sockets.discard(socket)
                 nursery.cancel_scope.cancel()
         finally:
@@ -374,7 +380,7 @@ class Edge:
     async def _pass_on(self, request: Request, gate: Gate, onward: Onward) -> None:
         passage = Passage(request, True, first_frame(onward.first) + gate.unread())
         try:
-            await pass_on(onward.carrier, passage, gate.inner, gate, gate.ending.is_set)
+            await pass_on(onward.carrier, passage, gate.inner, gate, lambda: gate.ending)
         except HandOverError as error:
             self._not_taken(error, passage)
             raise

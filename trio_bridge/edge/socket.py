@@ -1,4 +1,4 @@
-"""The WebSocket as the rest of the bridge sees it, and the clocks that watch over it."""
+"""The WebSocket as the rest of the bridge sees it, and the warden that watches over it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 from wsproto import ConnectionType, WSConnection
 
+from trio_bridge.clock import Clock
 from trio_bridge.edge.frames import OnAudio, OnText
 from trio_bridge.edge.gate import Gate
 from trio_bridge.edge.head import Request
@@ -43,8 +44,6 @@ class Socket:
         self._limits = limits
         self._on_armed = on_armed
         self._said: tuple[int, str] | None = None
-        self._pause = trio.CancelScope()
-        """Ends when the next ping is due."""
 
     @property
     def closed(self) -> bool:
@@ -118,41 +117,16 @@ class Socket:
         """Close the connection now, without a word."""
         await trio.aclose_forcefully(self._gate)
 
-    # -- the warden --------------------------------------------------------------------------
+    async def ping(self) -> None:
+        """Ping, and wait for the pong.
 
-    async def watch(self, nursery: trio.Nursery) -> None:
-        """Hold the peer, and whoever uses this socket, to every deadline until it is closed.
-
-        That is ``hello_s``, then ``ping_s`` with each ping in ``nursery``, then ``close_s``.
+        Raises:
+            SocketClosedError: it ended meanwhile.
         """
-        gate, limits = self._gate, self._limits
-        with trio.move_on_after(limits.hello_s):
-            await gate.admitted.wait()
-        if not gate.admitted.is_set():
-            await self.close(1008, "no hello in time")
-        ping_at_s = trio.current_time() + limits.ping_s  # before, nobody would see the pong
-        while not gate.ending.is_set():
-            with trio.CancelScope(deadline=ping_at_s) as self._pause:
-                await gate.ending.wait()
-            if self._pause.cancelled_caught:
-                nursery.start_soon(self._ping)
-                ping_at_s = math.inf
-        if not gate.torn:
-            with trio.move_on_after(limits.close_s + limits.linger_s):
-                await gate.done.wait()
-        await self.cut()
-
-    async def _ping(self) -> None:
-        """Ping once; cut the connection when ``pong_s`` pass without an answer."""
-        with trio.move_on_after(self._limits.pong_s) as scope:
-            try:
-                await self._ws.ping()
-            except ConnectionClosed:
-                return
-        if scope.cancelled_caught:
-            await self.cut()
-        else:
-            self._pause.deadline = trio.current_time() + self._limits.ping_s
+        try:
+            await self._ws.ping()
+        except ConnectionClosed as exc:
+            raise self._ended() from exc
 
     def _ended(self) -> SocketClosedError:
         if self._said is not None:
@@ -163,16 +137,87 @@ class Socket:
         return SocketClosedError(int(closed.code), closed.reason or "")
 
 
+class Warden:
+    """Holds a socket's peer, and who uses the socket, to every deadline until it is closed.
+
+    That is ``hello_s``, then ``ping_s`` and ``pong_s`` in turn, then ``close_s``. It has no
+    task of its own, which would cost each socket 2.5 KiB: a clock strikes for it, late by
+    `clock.GRID_S` at most, and what takes time runs in ``nursery``, the connection's own.
+    """
+
+    __slots__ = ("_clock", "_due_s", "_limits", "_ward")
+
+    def __init__(
+        self,
+        socket: Socket,
+        gate: Gate,
+        nursery: trio.Nursery,
+        clock: Clock,
+        limits: EdgeLimits,
+    ) -> None:
+        self._ward: tuple[Socket, Gate, trio.Nursery] | None = socket, gate, nursery
+        self._clock = clock
+        self._limits = limits
+        gate.on_armed, gate.on_ending = self._armed, self._ending
+        self._ask(limits.hello_s)
+
+    def release(self) -> None:
+        """The socket is closed, and its memory need not wait for the next strike."""
+        self._ward = None
+
+    def _ask(self, after_s: float) -> None:
+        self._due_s = trio.current_time() + after_s
+        self._clock.at(self._due_s, self._strike)
+
+    def _armed(self) -> None:
+        self._ask(self._limits.ping_s)  # before, nobody would see the pong
+
+    def _ending(self) -> None:
+        if self._ward is None:
+            return
+        socket, gate, nursery = self._ward
+        if gate.torn:
+            nursery.start_soon(socket.cut)
+        else:
+            self._ask(self._limits.close_s + self._limits.linger_s)
+
+    def _strike(self, now_s: float) -> None:
+        if self._ward is None or now_s < self._due_s:
+            return
+        socket, gate, nursery = self._ward
+        self._due_s = math.inf
+        if gate.ending:
+            nursery.start_soon(socket.cut)
+        elif gate.armed:
+            nursery.start_soon(self._ping, socket, gate)
+        elif not gate.admitted.is_set():
+            nursery.start_soon(socket.close, 1008, "no hello in time")
+
+    async def _ping(self, socket: Socket, gate: Gate) -> None:
+        """Ping once; cut the connection when ``pong_s`` pass without an answer."""
+        with trio.move_on_after(self._limits.pong_s) as scope:
+            try:
+                await socket.ping()
+            except SocketClosedError:
+                return
+        if scope.cancelled_caught:
+            await socket.cut()
+        elif not gate.ending:
+            self._ask(self._limits.ping_s)
+
+
 async def accept(
     nursery: trio.Nursery,
     gate: Gate,
     request: Request,
+    clock: Clock,
     limits: EdgeLimits,
     on_armed: Callable[[], None],
-) -> Socket:
-    """Answer 101 and return the socket; its reader and its clocks run in ``nursery``.
+) -> tuple[Socket, Warden]:
+    """Answer 101; return the socket and its warden, to be released when it is closed.
 
-    ``nursery`` must belong to this connection alone: an error of the reader ends it.
+    Its reader runs in ``nursery``, which must belong to this connection alone: an error of the
+    reader ends it.
 
     Raises:
         ConnectionClosed: the peer did not wait for the answer.
@@ -190,8 +235,7 @@ async def accept(
         ws = gate.ws = await proposal.accept()
         _forget_handshake(ws)
     socket = Socket(request, ws, gate, limits, on_armed)
-    nursery.start_soon(socket.watch, nursery)
-    return socket
+    return socket, Warden(socket, gate, nursery, clock, limits)
 
 
 def _forget_handshake(ws: WebSocketConnection) -> None:

@@ -1,0 +1,33 @@
+"""What wakes a task that waits for something to look at."""
+
+from __future__ import annotations
+
+import trio
+
+
+class Bell:
+    """Wakes the tasks that wait for it. It remembers nothing: look first, then wait."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        # A list: it has one task or none, and a ParkingLot costs twice as much a frame.
+        self._waiting: list[trio.lowlevel.Task] = []
+
+    def ring(self) -> None:
+        """Wake every waiter; from any task, never waits."""
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for task in waiting:
+                trio.lowlevel.reschedule(task)
+
+    async def wait(self) -> None:
+        """Sleep until the next ring. On `trio.Cancelled` nothing has happened."""
+        task = trio.lowlevel.current_task()
+        self._waiting.append(task)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._waiting.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
