@@ -102,10 +102,11 @@ def _outcome(case: Case, pieces: list[bytes], turn: int = 64) -> Outcome:
         cutter.arm(ARMED_BYTES, hear, read)
     try:
         for piece in pieces:
-            done = 0 if case.closes(armed=armed) else cutter.hear_usual(piece, turn, 0.0)
-            if done == len(piece):
+            closes = case.closes(armed=armed)
+            rest = piece if closes else cutter.hear_usual(piece, turn, 0.0)
+            if not rest:
                 continue
-            cutter.feed(piece[done:])
+            cutter.feed(rest)
             while cutter.pending:
                 if cutter.message_seen and case.arming == AFTER_HELLO and not armed:
                     armed = True

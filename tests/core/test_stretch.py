@@ -145,8 +145,8 @@ class Room:
         if cutter is None:
             cutter = self.cutters[channel] = Cutter(EdgeLimits())
             cutter.arm(1 << 20, functools.partial(self.take, channel))
-        if cutter.hear_usual(data, 64, self.now_s) != len(data):
-            cutter.feed(data)
+        if rest := cutter.hear_usual(data, 64, self.now_s):
+            cutter.feed(rest)
             assert cutter.cut(self.now_s, turn=64) is None
 
     def take(self, channel: object, said: bytes | str) -> Stretch | None:

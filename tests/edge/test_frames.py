@@ -30,10 +30,10 @@ def outcome(
         cutter.arm(70_000, lambda payload: seen.append(("audio", payload)), read)
     try:
         for piece in pieces:
-            done = 0 if closing else cutter.hear_usual(piece, turn, 0.0)
-            if piece and done == len(piece):
+            rest = piece if closing else cutter.hear_usual(piece, turn, 0.0)
+            if piece and not rest:
                 continue
-            cutter.feed(piece[done:])
+            cutter.feed(rest)
             while cutter.pending:
                 cut = cutter.cut(0.0, turn=turn, closing=closing)
                 if cut is not None:
@@ -279,26 +279,45 @@ def test_frames_like_the_last_are_heard_the_short_way() -> None:
     cutter = Cutter(LIMITS)
     cutter.arm(70_000, heard.append)
     first, other = frame(BINARY, b"a" * 300), frame(BINARY, b"b" * 301)
-    assert cutter.hear_usual(first, 64, 0.0) == 0, "there was none before"
+    assert cutter.hear_usual(first, 64, 0.0) == first, "there was none before"
     cutter.feed(first)
     assert cutter.cut(0.0, turn=64) is None
     like = frame(BINARY, b"c" * 300, mask=b"wxyz")
-    assert cutter.hear_usual(like, 64, 0.0) == len(like)
-    assert cutter.hear_usual(like + first + other, 64, 0.0) == 2 * len(like)
-    assert cutter.hear_usual(like + like, 1, 0.0) == len(like), "its turn is over"
-    assert cutter.hear_usual(like + like[:-1], 64, 0.0) == len(like), "half a frame is left"
-    assert cutter.hear_usual(other, 64, 0.0) == 0, "another length"
-    assert cutter.hear_usual(frame(TEXT, b"d" * 300), 64, 0.0) == 0, "a text"
-    assert cutter.hear_usual(frame(BINARY, b"d" * 300, fin=False), 64, 0.0) == 0, "a fragment"
-    cutter.feed(first[:100])
-    assert cutter.cut(0.0, turn=64) is None
-    assert cutter.hear_usual(first, 64, 0.0) == 0, "half a frame waits"
-    cutter.feed(first[100:])
-    assert cutter.cut(0.0, turn=64) is None
+    assert cutter.hear_usual(like, 64, 0.0) == b""
+    assert cutter.hear_usual(like + first + other, 64, 0.0) == other
+    assert cutter.hear_usual(like + like, 1, 0.0) == like, "its turn is over"
+    assert cutter.hear_usual(like + like[:-1], 64, 0.0) == like[:-1], "half a frame is left"
+    text, fragment = frame(TEXT, b"d" * 300), frame(BINARY, b"d" * 300, fin=False)
+    for unlike in (other, text, fragment):
+        assert cutter.hear_usual(unlike, 64, 0.0) == unlike
     cutter.disarm()
-    assert cutter.hear_usual(first, 64, 0.0) == 0, "the end is under way"
-    assert [payload[:1] for payload in heard] == [b"a", b"c", b"c", b"a", b"c", b"c", b"a"]
-    assert cutter.frames == 7
+    assert cutter.hear_usual(first, 64, 0.0) == first, "the end is under way"
+    assert [payload[:1] for payload in heard] == [b"a", b"c", b"c", b"a", b"c", b"c"]
+    assert cutter.frames == 6
+
+
+def test_a_read_that_begins_in_the_middle_of_a_frame_like_the_last_is_heard_so_too() -> None:
+    """As all reads of a peer whose frames have piled up do."""
+    heard: list[bytes] = []
+    cutter = Cutter(LIMITS)
+    cutter.arm(70_000, heard.append)
+    first, unlike = frame(BINARY, b"a" * 300), frame(TEXT, b"b" * 300)
+
+    def waits(part: bytes) -> None:
+        cutter.feed(part)
+        assert cutter.cut(0.0, turn=64) is None
+
+    waits(first + first[:100])
+    assert cutter.hear_usual(first[100:200], 64, 0.0) == first[100:200], "not whole yet"
+    waits(first[100:200])
+    assert cutter.hear_usual(first[200:] + first + first[:3], 64, 0.0) == first[:3]
+    assert len(heard) == 3
+    waits(first[:3])
+    assert cutter.hear_usual(first[3:], 64, 0.0) == first[3:], "nobody can tell yet what it is"
+    waits(first[3:])
+    waits(unlike[:100])
+    assert cutter.hear_usual(unlike[100:] + first, 64, 0.0) == unlike + first, "it is a text"
+    assert len(heard) == 4
 
 
 def test_who_hears_a_frame_may_name_a_follower_that_takes_those_like_it_masked() -> None:
@@ -317,7 +336,7 @@ def test_who_hears_a_frame_may_name_a_follower_that_takes_those_like_it_masked()
     frames += [frame(BINARY, b"e" * 200)]
     cutter.feed(frames[0])
     assert cutter.cut(0.0, turn=64) is None
-    assert cutter.hear_usual(b"".join(frames), 64, 5.0) == 4 * len(frames[0])
+    assert cutter.hear_usual(b"".join(frames), 64, 5.0) == frames[4]
     assert named[0].taken == [(frames[0], 5.0), (frames[1], 5.0)]
     assert heard == [b"a", b"c"]
     assert named[1].taken == [(frames[3], 5.0)]
@@ -325,7 +344,7 @@ def test_who_hears_a_frame_may_name_a_follower_that_takes_those_like_it_masked()
     assert cutter.cut(0.0, turn=64) is None
     assert heard == [b"a", b"c", b"e"], "another length: nobody was asked"
     cutter.disarm()
-    assert cutter.hear_usual(frames[4], 64, 6.0) == 0
+    assert cutter.hear_usual(frames[4], 64, 6.0) == frames[4]
     assert not named[2].taken, "and at the end nobody is"
 
 
@@ -353,7 +372,7 @@ def test_a_follower_is_not_asked_again_when_the_hearing_of_what_it_refused_faile
     cutter.feed(frame(BINARY, bytes(200)))
     with pytest.raises(ZeroDivisionError):
         cutter.cut(0.0, turn=64)
-    assert cutter.hear_usual(one, 64, 0.0) == 0
+    assert cutter.hear_usual(one, 64, 0.0) == one
     assert taker.asked == 1
     assert cutter.frames == 4
 

@@ -34,14 +34,13 @@ It scales with the length of the filter: 48 to 24 kHz holds back as much, 48 to 
 AGENT_RATES_HZ = (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)
 """The rates that speech models use; any other between the two ends works as well."""
 
-PIECE_MS = 20
-"""What soxr gets in one call. Its buffers grow with the longest one and never shrink: for 40 ms
-a stream has 4 to 9 KiB more than for 20, for 120 ms 40, for a second of silence in a gap 250. A
-hundred meetings grew by 2 MiB in minutes on a machine that was busy."""
-LONG_MS, WHOLE_MS = 40, 120
-"""What is longer than the one and no longer than the other is not cut where it always comes
-like that (100 ms in five parts cost twice as much, 40 in two only a tenth more), but where a
-loop that was late has let frames pile up once."""
+WHOLE_MS = 120
+"""Audio that soxr gets in one call where it always comes like that (in five parts 100 ms cost
+twice as much), but not where a loop that was late has let frames pile up once."""
+PIECE_MS = 40
+"""What is longer goes in pieces of this. soxr's buffers grow with the longest call and never
+shrink: for 40 ms a stream has 4 to 9 KiB more than for 20, for 120 ms 40, for a second of
+silence in a gap 250. A hundred meetings grew by 2 MiB in minutes on a machine that was busy."""
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4_000, 192_000
 
@@ -63,17 +62,16 @@ class Resampler:
     """
 
     __slots__ = (
-        "_bursts", "_fed", "_fed_long", "_long", "_piece", "_quality", "_stream", "_whole",
-        "from_hz", "to_hz",
+        "_bursts", "_fed", "_long", "_piece", "_quality", "_stream", "_whole", "from_hz",
+        "to_hz",
     )  # fmt: skip
 
     def __init__(self, from_hz: int, to_hz: int, quality: Quality = "HQ") -> None:
         check_rate(from_hz)
         check_rate(to_hz)
         self.from_hz, self.to_hz = from_hz, to_hz
-        self._piece = from_hz * PIECE_MS // 1000
-        self._long = from_hz * LONG_MS // 1000
         self._whole = from_hz * WHOLE_MS // 1000
+        self._piece = from_hz * PIECE_MS // 1000
         self._quality = quality
         self._bursts: Bursts | None = None
         self._stream = self._open()
@@ -85,16 +83,15 @@ class Resampler:
         # As one column: soxr's own way from mono and back costs a tenth of a frame.
         column = samples.reshape(-1, 1)
         self._fed += len(column)
-        piece = self._piece
-        if len(column) <= piece or self._takes_whole(len(column)):
+        if len(column) <= self._piece or self._takes_whole(len(column)):
             ready: Samples = self._stream.resample_chunk(column).reshape(-1)
             return ready
+        piece = self._piece
         parts = [
             self._stream.resample_chunk(column[start : start + piece])
             for start in range(0, len(column), piece)
         ]
-        told = [part for part in parts if len(part)]  # of two nearly always one
-        whole: Samples = (told[0] if len(told) == 1 else np.concatenate(parts)).reshape(-1)
+        whole: Samples = np.concatenate(parts).reshape(-1)
         return whole
 
     def finish(self) -> Samples:
@@ -120,15 +117,15 @@ class Resampler:
         return first - self._fed if self._fed < first else step - (self._fed - first) % step
 
     def _takes_whole(self, length: int) -> bool:
-        """Whether ``length``, more than a piece, is long as most of this stream comes; `_fed`
-        and `_fed_long` have what came before, and this."""
-        if not self._long < length <= self._whole:
+        """Whether a call of ``length``, more than a piece, is as most of this stream comes;
+        `_fed` and `_long` have what came before and this call."""
+        if length > self._whole:
             return False
-        self._fed_long += length
-        return 2 * self._fed_long > self._fed
+        self._long += length
+        return 2 * self._long > self._fed
 
     def _open(self) -> soxr.ResampleStream | None:
-        self._fed = self._fed_long = 0
+        self._fed = self._long = 0
         return _open(self.from_hz, self.to_hz, self._quality)
 
 

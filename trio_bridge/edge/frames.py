@@ -156,20 +156,25 @@ class Cutter:
     def _forget_usual(self) -> None:
         self._usual_length, self._follower = _NONE, None
 
-    def hear_usual(self, data: bytes, turn: int, now_s: float) -> int:
-        """Give away the frames at the beginning of ``data`` that are like the last one,
-        ``turn`` at most; returns how many bytes they were.
+    def hear_usual(self, data: bytes, turn: int, now_s: float) -> bytes:
+        """Give away the frames at the beginning of the next ``data`` that are like the last
+        one, ``turn`` at most; returns what is left, for `feed`.
 
         To the follower that ``on_audio`` named for them, or to ``on_audio``. A shorter way
-        through `feed` and `cut`, for nearly every read; what is left is theirs.
+        through `feed` and `cut`, for nearly every read; also for one that begins in the middle
+        of a frame, as all do of a peer whose frames have piled up.
 
         Raises:
             Exception: whatever ``on_audio`` raised; its frame is consumed.
         """
         on_audio = self._on_audio
-        if on_audio is None or self._part or self._opcode:
-            return 0
+        if on_audio is None or self._opcode:
+            return data
         head, length = self._usual_head, self._usual_length
+        if self._part:
+            if self._need != length or len(self._part) + len(data) < length:
+                return data
+            data, self._part = bytes(self._part) + data, bytearray()
         size = len(data)
         start = 0
         while start + length <= size and turn > 0 and data.startswith(head, start):
@@ -182,7 +187,7 @@ class Cutter:
                 self._follower = None
                 self._follower = on_audio(unmask(data, start + _SHORT_START, end))
             start = end
-        return start
+        return data[start:] if start else data
 
     @property
     def uncut(self) -> bytes:

@@ -198,15 +198,15 @@ class Gate(trio.abc.Stream):
         """Take ``data`` in, maybe outside any task; True: it was all audio."""
         try:
             now_s = trio.current_time()
-            heard_bytes = self._cutter.hear_usual(data, self._limits.fast_turn, now_s)
+            rest = self._cutter.hear_usual(data, self._limits.fast_turn, now_s)
         except Exception as exc:  # the audio callback's; it must not look like the peer's doing
             self._stash = self._fail(exc)
             return False
         self._uncharged_bytes += len(data)
-        if heard_bytes == len(data) and self._uncharged_bytes < self._lump_bytes:
+        if not rest and self._uncharged_bytes < self._lump_bytes:
             return True
-        if heard_bytes < len(data):
-            self._cutter.feed(data[heard_bytes:])
+        if rest:
+            self._cutter.feed(rest)
             self._stash = self._cut(now_s)
         self._charge(now_s)
         done = self._stash is None and not self._cutter.pending
