@@ -9,8 +9,6 @@ only bytes.
 
 from __future__ import annotations
 
-from collections import deque
-
 import attrs
 
 
@@ -19,7 +17,7 @@ class Spool:
     """A queue of bytes that come in any lengths and leave by the piece."""
 
     piece_bytes: int
-    _pieces: deque[bytearray | bytes] = attrs.field(factory=deque, init=False)
+    _pieces: list[bytearray | bytes] = attrs.field(factory=list, init=False)
     """Whole ones; `bytes` is one that came back, and may be shorter."""
     _last: bytearray | None = attrs.field(default=None, init=False)
     """As long as a piece; its first `_filled` bytes are what came behind the whole ones."""
@@ -50,7 +48,7 @@ class Spool:
     def take(self) -> bytes:
         """The oldest piece, or all there is; nothing when there is nothing."""
         if self._pieces:
-            piece = self._pieces.popleft()
+            piece = self._pieces.pop(0)
             if isinstance(piece, bytes):
                 return piece
             self._spare.append(piece)
@@ -61,7 +59,7 @@ class Spool:
 
     def put_back(self, piece: bytes) -> None:
         """Undo the last `take`. It comes out again as it is, whatever was appended since."""
-        self._pieces.appendleft(piece)
+        self._pieces.insert(0, piece)
 
     def clear(self) -> None:
         """Drop what waits, and keep its memory for what comes."""

@@ -48,7 +48,20 @@ async def test_a_message_is_received_and_answered(autojump_clock: MockClock) -> 
         assert app.messages == ["hello", "grüß"]
         assert not app.sockets[0].closed
         assert app.sockets[0].armed
-        assert app.sockets[0].request.path == "/bridge"
+
+
+async def test_of_an_armed_socket_nothing_is_kept_that_could_be_a_secret(
+    autojump_clock: MockClock,
+) -> None:
+    app = App()
+    secret = b"GET /t/s3cret/bridge?token=s3cret HTTP/1.1\r\nAuthorization: Bearer s3cret"
+    async with in_memory(app.edge()) as peer:
+        await peer.upgrade(head().replace(b"GET /bridge HTTP/1.1", secret, 1))
+        await peer.send(HELLO, frame(TEXT, b"x"))
+        assert await peer.read() == (TEXT, b"echo x")
+        request = app.sockets[0].request
+        assert (request.target, request.headers) == ("/", ())
+        assert request.peer == "?"
 
 
 def http_connections() -> int:

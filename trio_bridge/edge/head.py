@@ -42,7 +42,7 @@ class Refused(BridgeError):
         return f"{self.status} {self.reason}"
 
 
-@attrs.frozen
+@attrs.define
 class Request:
     """One HTTP request. Its ``repr`` shows nothing a token could be in."""
 
@@ -82,6 +82,10 @@ class Request:
             if key == name
             for token in value.split(b",")
         ]
+
+    def forget(self) -> None:
+        """Drop what was shown to be let in, which is a secret maybe and 1.5 KiB."""
+        self.target, self.headers = "/", ()
 
     @property
     def wants_websocket(self) -> bool:

@@ -80,8 +80,10 @@ class Socket:
 
         A message that came in one frame is given to ``on_audio`` (binary) or ``on_text``, where
         there is one, at once and by whoever reads: it must not block, and what it raises ends
-        the socket with 1011. All others come from `receive`.
+        the socket with 1011. All others come from `receive`. Of the request only the peer's
+        address is kept.
         """
+        self.request.forget()
         self._gate.arm(max_message_bytes, on_audio, on_text)
         self._on_armed()
 
