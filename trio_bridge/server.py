@@ -7,7 +7,7 @@ import ipaddress
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -280,10 +280,10 @@ class Server:
             return None
         return self.siblings.carrier(bot_id)
 
-    async def _serve_socket(self, socket: Socket) -> Onward | None:
+    def _serve_socket(self, socket: Socket) -> Awaitable[Onward | None]:
         route = read_route(socket.request.path)
         assert route is not None  # _admit refused it otherwise
-        return await serve_channel(
+        return serve_channel(
             socket,
             route,
             self.registry,

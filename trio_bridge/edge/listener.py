@@ -49,7 +49,7 @@ _TRY_AGAIN = 1013
 """The same once the 101 is out (IANA's registry of close codes)."""
 
 Leave = Callable[[], None]
-Talk = Callable[[trio.abc.Stream, str, Leave], Awaitable[None]]
+Greet = Callable[[trio.abc.Stream, str], Awaitable[tuple[Gate, Request] | None]]
 
 
 class Edge:
@@ -146,9 +146,9 @@ class Edge:
             for socket in self.sockets:
                 nursery.start_soon(socket.close, code, reason)
 
-    async def connection(self, stream: trio.abc.Stream) -> None:
+    def connection(self, stream: trio.abc.Stream) -> Awaitable[None]:
         """Serve one connection to its end and close it. Raises nothing but cancellation."""
-        await self._guard(stream, peer_address(stream), self._converse)
+        return self._guard(stream, peer_address(stream), self._greet)
 
     def has_room(self, passage: Passage) -> bool:
         """Whether `adopt` would serve it now."""
@@ -171,7 +171,7 @@ class Edge:
             self._guard, stream, peer, partial(self._resume, passage), name=f"adopted {peer}"
         )
 
-    async def _guard(self, stream: trio.abc.Stream, peer: str, talk: Talk) -> None:
+    async def _guard(self, stream: trio.abc.Stream, peer: str, greet: Greet) -> None:
         leave = self._lobby.enter(peer)
         if leave is None:
             self.counts["over cap"] += 1
@@ -187,7 +187,9 @@ class Edge:
                     stream = trio.SSLStream(
                         stream, self.tls, server_side=True, https_compatible=True
                     )
-                await talk(stream, peer, leave)
+                greeted = await greet(stream, peer)
+                if greeted is not None:
+                    await self._websocket(*greeted, leave)
             finally:
                 leave()
                 await trio.aclose_forcefully(stream)  # here: what it raises ends nobody else
@@ -213,11 +215,6 @@ class Edge:
                     await trio.sleep(self.limits.accept_retry_s)
                 else:
                     connections.start_soon(self.connection, stream)
-
-    async def _converse(self, stream: trio.abc.Stream, peer: str, leave: Leave) -> None:
-        greeted = await self._greet(stream, peer)
-        if greeted is not None:
-            await self._websocket(*greeted, leave)
 
     async def _greet(self, stream: trio.abc.Stream, peer: str) -> tuple[Gate, Request] | None:
         """Answer plain requests until one is an upgrade; None: there was none for us.
@@ -248,8 +245,8 @@ class Edge:
             return None
 
     async def _resume(
-        self, passage: Passage, stream: trio.abc.Stream, peer: str, leave: Leave
-    ) -> None:
+        self, passage: Passage, stream: trio.abc.Stream, peer: str
+    ) -> tuple[Gate, Request] | None:
         """Go on with an upgrade where another process stopped."""
         request = passage.request
         try:
@@ -258,9 +255,9 @@ class Edge:
                 self._let_in(request)
         except Refused as refusal:
             await self._refuse(stream, h11.Connection(h11.SERVER), refusal, peer)
-            return
+            return None
         gate = Gate(stream, head, passage.unread, self.limits, upgraded=passage.upgraded)
-        await self._websocket(gate, request, leave)
+        return gate, request
 
     async def _refuse(
         self, stream: trio.abc.Stream, conn: h11.Connection, refusal: Refused, peer: str
