@@ -126,7 +126,7 @@ class Settings(Limits):
     )  # fmt: skip
     audio_tick_ms: float = _setting(
         2.0,
-        "ms that audio frames may gather before they are read, twice that and up to 4 while "
+        "ms that audio frames may gather before they are read; twice that, up to 3.5, while "
         "few come: costs as much latency and saves wake-ups; 0: each frame at once",
         low=0.0,
         high=100.0,

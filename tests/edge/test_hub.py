@@ -16,7 +16,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_bridge.edge import Edge, EdgeLimits, Socket
-from trio_bridge.edge.hub import BATCH, QUIET_TICKS, Hub, HubStream
+from trio_bridge.edge.hub import BATCH, LONGEST_WAIT_S, QUIET_TICKS, Hub, HubStream
 from trio_bridge.edge.transport import RawStream
 
 from .peers import BINARY, CLOSE, PING, PONG, TEXT, App, frame, on_loopback
@@ -321,6 +321,39 @@ async def test_with_a_tick_more_than_a_batch_is_read_in_the_same_tick(
         autojump_clock.jump(0.05)
         await wait_all_tasks_blocked()
         assert [sink.reads for sink in sinks] == [[b"x"]] * len(sinks)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("tick_s", "sockets", "next_s"),
+    [(0.002, 1, 0.0035), (0.002, 21, 0.002), (0.002, 60, 0.0015), (0.1, 60, 0.1)],
+)
+async def test_a_tick_is_longer_while_few_frames_come_and_shorter_while_many_do(
+    autojump_clock: MockClock, tick_s: float, sockets: int, next_s: float
+) -> None:
+    """Up to 3.5 ms; one that is longer anyway stays as it is."""
+    autojump_clock.autojump_threshold = math.inf
+
+    def next_tick_s() -> float:
+        return trio.lowlevel.current_statistics().seconds_to_next_deadline
+
+    async with reading(tick_s=tick_s) as (hub, dialler), trio.open_nursery() as nursery:
+        waker, woken = await dialler.pair(hub)
+        first = Sink()
+        nursery.start_soon(woken.read_into, first, AT_MOST)
+        await waker.send_all(b"x")
+        await until(lambda: first.reads == [b"x"])
+        await wait_all_tasks_blocked()
+        long_s = max(tick_s, LONGEST_WAIT_S)
+        assert next_tick_s() == pytest.approx(long_s), "one socket is few"
+        for _ in range(sockets):
+            client, server = await dialler.pair(hub)
+            nursery.start_soon(server.read_into, Sink(), AT_MOST)
+            await client.send_all(b"x")
+            await arrived(server)
+        autojump_clock.jump(long_s)
+        await wait_all_tasks_blocked()
+        assert next_tick_s() == pytest.approx(next_s)
         nursery.cancel_scope.cancel()
 
 
