@@ -326,12 +326,13 @@ async def test_with_a_tick_more_than_a_batch_is_read_in_the_same_tick(
 
 @pytest.mark.parametrize(
     ("tick_s", "sockets", "next_s"),
-    [(0.002, 1, 0.0035), (0.002, 21, 0.002), (0.002, 60, 0.0015), (0.1, 60, 0.1)],
+    [(0.002, 1, 0.0035), (0.002, 13, 0.0035), (0.002, 15, 0.002), (0.1, 1, 0.1)],
 )
-async def test_a_tick_is_longer_while_few_frames_come_and_shorter_while_many_do(
+async def test_a_tick_is_longer_while_few_frames_come(
     autojump_clock: MockClock, tick_s: float, sockets: int, next_s: float
 ) -> None:
-    """Up to 3.5 ms; one that is longer anyway stays as it is."""
+    """Up to 3.5 ms, counted by the tick: what a longer one found is more, and yet few. One that
+    is longer anyway stays as it is."""
     autojump_clock.autojump_threshold = math.inf
 
     def next_tick_s() -> float:

@@ -29,9 +29,6 @@ FEW, LONGEST_WAIT_S = 8, 0.0035
 """While fewer sockets a tick have something (80 bots send 8), it is twice as long, up to this:
 a wake-up costs some 70 us before its first frame is heard, and few frames must not pay for many
 of them."""
-MANY, SHORTER = 24, 0.75
-"""While more have something (240 bots send 24), it is so much shorter: the last of them waits
-for all the others as well."""
 QUIET_TICKS = 20
 """Ticks without a byte after which the hub sleeps until there is one."""
 
@@ -124,9 +121,6 @@ class Hub(trio.abc.Instrument):
         could be, each time, and gives back what was too much: small things that live longer
         settle behind, and the heap grows for ever."""
         self._tick_s, self._poll_s = tick_s, poll_s
-        longer_s = max(tick_s, min(2 * tick_s, LONGEST_WAIT_S))
-        shorter_s = tick_s if tick_s > LONGEST_WAIT_S else SHORTER * tick_s
-        self._waits_s = longer_s, tick_s, shorter_s
         self._epoll = select.epoll()
         self._streams: dict[int, HubStream] = {}
         self._due_s = math.inf if tick_s else -math.inf
@@ -213,14 +207,15 @@ class Hub(trio.abc.Instrument):
         """
         quiet, next_s, wait_s = 0, trio.current_time(), self._tick_s
         self._due_s = next_s
+        long_s = max(self._tick_s, min(2 * self._tick_s, LONGEST_WAIT_S))
         while self._fault is None:
             while self._ready or self._due_s < math.inf:
                 await trio.lowlevel.checkpoint()
             quiet = 0 if self._found else quiet + 1
             if quiet == QUIET_TICKS:
                 return
-            a_tick = self._found * self._tick_s / wait_s
-            wait_s = self._waits_s[(a_tick >= FEW) + (a_tick > MANY)]
+            few = self._found * self._tick_s < FEW * wait_s
+            wait_s = long_s if few else self._tick_s
             self._due_s = next_s = max(next_s + wait_s, trio.current_time())
             await trio.sleep_until(next_s)
 
