@@ -15,6 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed, ConnectionRejected, open_websocket_url
+from wsproto.frame_protocol import FrameProtocol
 
 from trio_bridge.clock import Clock
 from trio_bridge.edge import Edge, EdgeLimits, Refused, Request, Response, Socket
@@ -461,9 +462,17 @@ async def test_a_tls_handshake_is_under_the_deadline_of_the_head(
         assert trio.current_time() == 10
 
 
-async def test_a_connection_that_ended_leaves_nothing_for_the_cycle_collector() -> None:
+def frame_parsers() -> int:
+    return sum(isinstance(thing, FrameProtocol) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("how", ["a Close", "nothing"])
+async def test_a_connection_that_ended_leaves_nothing_for_the_cycle_collector(
+    how: str,
+) -> None:
     app = App()
     edge = app.edge()
+    gc.collect()
     gc.disable()
     try:
         async with on_loopback(edge) as net:
@@ -473,9 +482,13 @@ async def test_a_connection_that_ended_leaves_nothing_for_the_cycle_collector() 
             while not app.audio:
                 await trio.lowlevel.checkpoint()
             ended = weakref.ref(app.sockets.pop()._gate)
-            await peer.send(frame(CLOSE, close_payload(1000)))
+            assert frame_parsers() == 1
+            if how == "a Close":
+                await peer.send(frame(CLOSE, close_payload(1000)))
+            else:
+                await trio.aclose_forcefully(peer.stream)
             await until_gone(edge)
-            while ended() is not None:
+            while ended() is not None or frame_parsers():
                 await trio.lowlevel.checkpoint()
     finally:
         gc.enable()

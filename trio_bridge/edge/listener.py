@@ -29,7 +29,7 @@ from trio_bridge.edge.passing import (
     first_frame,
     pass_on,
 )
-from trio_bridge.edge.socket import Socket, accept
+from trio_bridge.edge.socket import Socket, accept, forget_frames
 from trio_bridge.edge.transport import RawStream, peer_address
 from trio_bridge.errors import SocketClosedError
 
@@ -334,7 +334,11 @@ class Edge:
                 nursery.cancel_scope.cancel()
         finally:
             self._account(gate, request)
-            gate.ws = None  # the two hold each other: 35 objects that only a collector finds
+            if gate.ws is not None:
+                forget_frames(gate.ws)
+                gate.ws = (
+                    None  # the two hold each other: 35 objects that only a collector finds
+                )
 
     def _account(self, gate: Gate, request: Request) -> None:
         """Count and log why *we* ended the socket, if we did; once, also when cancelled."""
