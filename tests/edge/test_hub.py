@@ -358,6 +358,25 @@ async def test_a_tick_is_longer_while_few_frames_come(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_tick_behind_one_that_came_late_says_nothing_of_how_many_frames_come(
+    autojump_clock: MockClock,
+) -> None:
+    """It comes at once, so it finds next to nothing."""
+    autojump_clock.autojump_threshold = math.inf
+    async with reading(tick_s=0.002) as (hub, dialler), trio.open_nursery() as nursery:
+        for _ in range(60):
+            client, server = await dialler.pair(hub)
+            nursery.start_soon(server.read_into, Sink(), AT_MOST)
+            await client.send_all(b"x")
+            await arrived(server)
+        await wait_all_tasks_blocked()  # the ticks have begun
+        autojump_clock.jump(0.02)
+        await wait_all_tasks_blocked()
+        next_s = trio.lowlevel.current_statistics().seconds_to_next_deadline
+        assert next_s == pytest.approx(0.002)
+        nursery.cancel_scope.cancel()
+
+
 async def test_with_a_tick_what_comes_while_others_are_read_waits_for_the_next(
     autojump_clock: MockClock,
 ) -> None:

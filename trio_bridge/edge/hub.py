@@ -129,6 +129,8 @@ class Hub(trio.abc.Instrument):
         """Descriptors that had bytes at this tick and were not read yet."""
         self._found = 0
         """How many there were."""
+        self._looked_s, self._gathered_s = -math.inf, 0.0
+        """When that was, and for how long they had gathered."""
         self._fault: BaseException | None = None
         """What ended the reading."""
         self._awake_until_s = -math.inf
@@ -196,6 +198,7 @@ class Hub(trio.abc.Instrument):
                 return
             ready = self._epoll.poll(0, max(1, len(self._streams)))
             self._found, self._due_s = len(ready), math.inf
+            self._gathered_s, self._looked_s = now_s - self._looked_s, now_s
         self._ready = ready[BATCH:]
         self._serve(ready[:BATCH])
 
@@ -205,7 +208,7 @@ class Hub(trio.abc.Instrument):
         A re-armed descriptor and a wake-up of its own for each frame are what a tick saves. A
         socket is read once a tick: what comes while the others are read waits for the next.
         """
-        quiet, next_s, wait_s = 0, trio.current_time(), self._tick_s
+        quiet, next_s = 0, trio.current_time()
         self._due_s = next_s
         long_s = max(self._tick_s, min(2 * self._tick_s, LONGEST_WAIT_S))
         while self._fault is None:
@@ -214,10 +217,15 @@ class Hub(trio.abc.Instrument):
             quiet = 0 if self._found else quiet + 1
             if quiet == QUIET_TICKS:
                 return
-            few = self._found * self._tick_s < FEW * wait_s
-            wait_s = long_s if few else self._tick_s
+            wait_s = long_s if self._found_few() else self._tick_s
             self._due_s = next_s = max(next_s + wait_s, trio.current_time())
             await trio.sleep_until(next_s)
+
+    def _found_few(self) -> bool:
+        """By how long they had gathered: a tick that comes late is followed by another at once,
+        which finds little and says nothing."""
+        tick_s, gathered_s = self._tick_s, self._gathered_s
+        return gathered_s >= tick_s and self._found * tick_s < FEW * gathered_s
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
         for descriptor, _ in ready:
