@@ -20,6 +20,7 @@ from collections.abc import Callable
 import outcome
 import trio
 
+from trio_bridge.bell import Bell
 from trio_bridge.edge.transport import READ_BYTES, RawStream
 
 BATCH = 16
@@ -127,10 +128,16 @@ class Hub(trio.abc.Instrument):
         """When the hook is to read next."""
         self._ready: list[tuple[int, int]] = []
         """Descriptors that had bytes at this tick and were not read yet."""
-        self._found = 0
-        """How many there were."""
-        self._looked_s, self._gathered_s = -math.inf, 0.0
-        """When that was, and for how long they had gathered."""
+        self._looked_s = -math.inf
+        """When that was."""
+        self._long_s = max(tick_s, min(2 * tick_s, LONGEST_WAIT_S))
+        """A tick while few sockets have something."""
+        self._quiet = 0
+        """Ticks that found nothing, since one that did."""
+        self._alarm = trio.CancelScope()
+        """Has the deadline that ends the loop's wait for the next tick."""
+        self._bell = Bell()
+        """Wakes the task: it has the loop turn at once, or sleeps until bytes come."""
         self._fault: BaseException | None = None
         """What ended the reading."""
         self._awake_until_s = -math.inf
@@ -182,7 +189,8 @@ class Hub(trio.abc.Instrument):
             self._read_what_is_due()
         except BaseException as exc:  # `run` raises it
             self._fault = exc
-            self._ready, self._due_s = [], math.inf
+            self._ready = []
+            self._stop_ticking()
 
     def _read_what_is_due(self) -> None:
         """Read `BATCH` sockets at most."""
@@ -197,35 +205,44 @@ class Hub(trio.abc.Instrument):
                 self._serve(ready)
                 return
             ready = self._epoll.poll(0, max(1, len(self._streams)))
-            self._found, self._due_s = len(ready), math.inf
-            self._gathered_s, self._looked_s = now_s - self._looked_s, now_s
+            self._set_next_tick(len(ready), now_s)
         self._ready = ready[BATCH:]
+        if self._ready:
+            self._bell.ring()
         self._serve(ready[:BATCH])
 
     async def _tick(self) -> None:
         """Have the hook read now, and then every tick until there is nothing for a while.
 
-        A re-armed descriptor and a wake-up of its own for each frame are what a tick saves. A
-        socket is read once a tick: what comes while the others are read waits for the next.
+        A re-armed descriptor and a wake-up of its own for each frame are what a tick saves. It
+        is a deadline that ends Trio's wait and no task's: the hook, which comes first, has put
+        it off by then. A socket is read once a tick: what comes while the others are read waits
+        for the next.
         """
-        quiet, next_s = 0, trio.current_time()
-        self._due_s = next_s
-        long_s = max(self._tick_s, min(2 * self._tick_s, LONGEST_WAIT_S))
-        while self._fault is None:
-            while self._ready or self._due_s < math.inf:
-                await trio.lowlevel.checkpoint()
-            quiet = 0 if self._found else quiet + 1
-            if quiet == QUIET_TICKS:
-                return
-            wait_s = long_s if self._found_few() else self._tick_s
-            self._due_s = next_s = max(next_s + wait_s, trio.current_time())
-            await trio.sleep_until(next_s)
+        self._due_s, self._quiet = trio.current_time(), 0
+        while self._due_s < math.inf:
+            with trio.CancelScope(deadline=self._due_s) as self._alarm:
+                while self._due_s < math.inf:
+                    await self._bell.wait()
+                    while self._ready:
+                        await trio.lowlevel.checkpoint()
 
-    def _found_few(self) -> bool:
-        """By how long they had gathered: a tick that comes late is followed by another at once,
-        which finds little and says nothing."""
-        tick_s, gathered_s = self._tick_s, self._gathered_s
-        return gathered_s >= tick_s and self._found * tick_s < FEW * gathered_s
+    def _set_next_tick(self, found: int, now_s: float) -> None:
+        gathered_s, self._looked_s = now_s - self._looked_s, now_s
+        self._quiet = 0 if found else self._quiet + 1
+        if self._quiet == QUIET_TICKS:
+            self._stop_ticking()
+            return
+        # A tick that comes late is followed by another at once, which finds little and says
+        # nothing of how many frames come.
+        tick_s = self._tick_s
+        few = gathered_s >= tick_s and found * tick_s < FEW * gathered_s
+        self._due_s = max(self._due_s + (self._long_s if few else tick_s), now_s)
+        self._alarm.deadline = self._due_s
+
+    def _stop_ticking(self) -> None:
+        self._due_s = math.inf
+        self._bell.ring()
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
         for descriptor, _ in ready:
