@@ -41,6 +41,8 @@ class Link:
     """Cancels the reading, never a write."""
     done: bool = attrs.field(default=False, init=False)
     """Nobody reads it any more: its verdict stands."""
+    bad: int = attrs.field(default=0, init=False)
+    """Commands in a row that were none, up to the last one."""
     verdict: tuple[int, str] = attrs.field(default=(NORMAL, ""), init=False)
     """What our Close says."""
 

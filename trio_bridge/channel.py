@@ -42,6 +42,39 @@ async def serve_channel(
     one of a bot that ``check_bot`` refuses with a `HandshakeError`. A good one of a bot that
     ``elsewhere`` has another process for is given back, untouched, to go there.
     """
+    hello = await _introduced(socket, route, settings, refusals, elsewhere, check_bot)
+    if not isinstance(hello, Hello):
+        return hello
+    try:
+        if settings.ack:
+            await socket.send(Ack(route.kind).encode(hello.bot_id))
+        while True:
+            session = registry.join(hello.bot_id)
+            try:
+                verdict = await session.serve_channel(route.kind, socket)
+            except SessionEndedError:  # it ended in this very moment: look again
+                await trio.lowlevel.checkpoint()
+            else:
+                await socket.close(*verdict)
+                return None
+    except AgentFailedError as error:
+        await socket.close(FAILED, str(error))
+    except HandshakeError as error:  # draining: no new meetings
+        await socket.close(error.close_code, error.reason)
+    except SocketClosedError:  # between the hello and the meeting; a retry will come
+        pass
+    return None
+
+
+async def _introduced(
+    socket: Socket,
+    route: Route,
+    settings: Settings,
+    refusals: Throttle,
+    elsewhere: Callable[[str], Carrier | None],
+    check_bot: Callable[[str], None],
+) -> Hello | Onward | None:
+    """Who is there, or what to do instead; None: nothing, the socket is closed."""
     try:
         first = await read_first(socket, settings.hello_s)
         hello = read_hello(first, route.bot_id)
@@ -58,17 +91,7 @@ async def serve_channel(
     carrier = elsewhere(hello.bot_id)
     if carrier is not None and isinstance(first, str):  # a hello always is
         return Onward(carrier, first)
-    try:
-        if settings.ack:
-            await socket.send(Ack(route.kind).encode(hello.bot_id))
-        await socket.close(*await _lend(socket, route, registry, hello))
-    except AgentFailedError as error:
-        await socket.close(FAILED, str(error))
-    except HandshakeError as error:  # draining: no new meetings
-        await socket.close(error.close_code, error.reason)
-    except SocketClosedError:  # between the hello and the meeting; a retry will come
-        pass
-    return None
+    return hello
 
 
 async def read_first(socket: Socket, deadline_s: float) -> str | bytes:
@@ -95,14 +118,3 @@ def read_hello(first: str | bytes, path_id: str | None) -> Hello:
     if path_id is not None and path_id != hello.bot_id:
         raise HandshakeError("bot_id is not the one in the path", POLICY)
     return hello
-
-
-async def _lend(
-    socket: Socket, route: Route, registry: Registry, hello: Hello
-) -> tuple[int, str]:
-    while True:
-        session = registry.join(hello.bot_id)
-        try:
-            return await session.serve_channel(route.kind, socket)
-        except SessionEndedError:  # it ended in this very moment: look again
-            await trio.lowlevel.checkpoint()

@@ -15,6 +15,7 @@ from trio_bridge.audio.speakers import OwnVoice
 from trio_bridge.audio.timeline import Timeline
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.bargein import BargeIn
+from trio_bridge.bell import SET
 from trio_bridge.clock import Clock
 from trio_bridge.config import Settings
 from trio_bridge.ears import Audience
@@ -66,6 +67,7 @@ class Session:
     _ready: trio.Event = attrs.field(factory=trio.Event, init=False)
     _over: trio.Event = attrs.field(factory=trio.Event, init=False)
     _agent_done: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _pump_done: trio.Event = attrs.field(factory=trio.Event, init=False)
     _verdict: tuple[int, str] = attrs.field(default=(NORMAL, ""), init=False)
     _due_s: float = attrs.field(default=0.0, init=False)
     """When `_keep_time` is to be called next."""
@@ -143,12 +145,7 @@ class Session:
         meeting_of_task.set(self.bot_id)
         self.log.info("meeting began")
         try:
-            async with trio.open_nursery() as watch:
-                reporting = trio.CancelScope(shield=True)  # also while the server is cancelled
-                try:
-                    await self._live(watch, reporting)
-                finally:
-                    reporting.cancel()
+            await self._live()
         except* Exception as failures:
             self.end(FAILED, "internal error")
             self.log.exception("meeting failed", exc_info=failures)
@@ -159,13 +156,14 @@ class Session:
             self.log.info("meeting ended", extra=self._summary())
             self.inflow.let_go()
 
-    async def _live(self, watch: trio.Nursery, reporting: trio.CancelScope) -> None:
+    async def _live(self) -> None:
         async with trio.open_nursery() as self._nursery:
             try:
-                self._nursery.start_soon(self._work, self.pump.run)
+                self._nursery.start_soon(self._run_pump)
                 self._nursery.start_soon(self._run_agent)
                 self._keep_time(trio.current_time())
                 self._ready.set()
+                self._ready = SET
                 await self._over.wait()
                 self.inflow.finish(trio.current_time())
                 self.pump.stop()
@@ -177,16 +175,22 @@ class Session:
                 self._attendance.dismiss(*self._verdict)
                 self.pump.stop()  # an agent that shields its waits must not wait for ever
                 self.inflow.audience.close()
-                watch.start_soon(self._report_what_would_not_stop, reporting)
                 self._nursery.cancel_scope.cancel()
+                await self._report_what_would_not_stop()
 
-    async def _work(self, task: Callable[[], Awaitable[None]]) -> None:
-        # A fault ends the meeting by its ordinary way, so that the sockets are told 1011.
+    async def _run_pump(self) -> None:
         try:
-            await task()
-        except Exception:  # ours: it must reach no other meeting
-            self.log.exception("meeting failed")
-            self.end(FAILED, "internal error")
+            await self.pump.run()
+        except Exception as fault:
+            self._end_on(fault)
+        finally:
+            self._pump_done.set()
+
+    def _end_on(self, fault: Exception) -> None:
+        """A fault of ours ends the meeting by its ordinary way: its sockets are told 1011, and
+        no other meeting notices."""
+        self.log.error("meeting failed", exc_info=fault)
+        self.end(FAILED, "internal error")
 
     async def _run_agent(self) -> None:
         try:
@@ -216,18 +220,14 @@ class Session:
         self.log.error("agent failed", exc_info=failures)
         self.end(FAILED, "the agent failed")
 
-    async def _report_what_would_not_stop(self, reporting: trio.CancelScope) -> None:
-        with reporting:
-            await trio.sleep(self.settings.teardown_s)
-            self._report_stuck()
-            await trio.sleep_forever()
-
-    def _report_stuck(self) -> None:
-        names = sorted(task.name for task in self._nursery.child_tasks)
-        self.log.error(
-            "meeting would not stop",
-            extra={"after_s": self.settings.teardown_s, "tasks": names},
-        )
+    async def _report_what_would_not_stop(self) -> None:
+        with trio.move_on_after(self.settings.teardown_s, shield=True) as patience:
+            await self._pump_done.wait()
+            await self._agent_done.wait()
+        if patience.cancelled_caught:
+            names = sorted(task.name for task in self._nursery.child_tasks)
+            fields = {"after_s": self.settings.teardown_s, "tasks": names}
+            self.log.error("meeting would not stop", extra=fields)
 
     def _keep_time(self, now_s: float) -> None:
         """Gaps become silence, and grace runs out; then ask the clock for the next time."""
@@ -235,9 +235,8 @@ class Session:
             return
         try:
             self._due_s = self._time_has_passed(now_s)
-        except Exception:  # ours: it must reach no other meeting
-            self.log.exception("meeting failed")
-            self.end(FAILED, "internal error")
+        except Exception as fault:
+            self._end_on(fault)
         else:
             self._clock.at(self._due_s, self._strike)
 
@@ -294,54 +293,46 @@ class Session:
             self.inflow.listen_to(link)
         self.log.info("channel joined", extra={"channel": kind, "again": replaced})
         meeting_of_task.set(self.bot_id)
-        await self._work(functools.partial(self._read, link))
-        return link.verdict
-
-    async def _read(self, link: Link) -> None:
         code = VANISHED
         try:
             with link.scope:
-                if link.kind == "audio":
-                    await self._read_audio(link)
-                else:
-                    await self._read_control(link)
+                take = self._begin_audio(link) if kind == "audio" else self._begin_control(link)
+                while True:
+                    take(await socket.receive())
         except trio.Cancelled:  # the connection's task, not the link's scope
             code = GOING_AWAY
             raise
         except SocketClosedError as closed:
             code = closed.code
         except Exception:  # ours: it ends this channel with 1011, and the meeting goes on
-            self.log.exception("channel failed", extra={"channel": link.kind})
+            self.log.exception("channel failed", extra={"channel": kind})
             link.verdict = (FAILED, "internal error")
         finally:
             if link.scope.cancelled_caught:
                 code = link.verdict[0]  # we ended it
             link.done = True
             self._leave(link, code)
+        return link.verdict
 
-    async def _read_audio(self, link: Link) -> None:
+    def _begin_audio(self, link: Link) -> Callable[[bytes | str], object]:
         hear = functools.partial(self._on_audio, link)
         size = self.settings.audio_message_bytes * self.settings.channels
         link.socket.arm(max_message_bytes=size, on_audio=hear, on_text=hear)
-        while True:
-            hear(await link.socket.receive())
+        return hear
 
-    async def _read_control(self, link: Link) -> None:
+    def _begin_control(self, link: Link) -> Callable[[bytes | str], object]:
         link.socket.arm(max_message_bytes=self.settings.control_message_bytes)
         self.pump.attach(link.socket)
-        bad = 0
-        while True:
-            message = await link.socket.receive()
-            try:
-                self._on_control(message)
-                bad = 0
-            except ControlError as error:
-                bad += 1
-                self.inflow.intake.rejected[error.reason] += 1
-                self._reject(link, message, error, bad)
+        return functools.partial(self._on_control, link)
 
     def _leave(self, link: Link, code: int) -> None:
-        """Forget ``link``, unless a newer one has its place."""
+        try:
+            self._forget(link, code)
+        except Exception as fault:
+            self._end_on(fault)
+
+    def _forget(self, link: Link, code: int) -> None:
+        """``link`` left; that means nothing where a newer one has its place."""
         if link.kind == "control":
             self.pump.detach(link.socket)
         if not self._attendance.holds(link):
@@ -363,16 +354,25 @@ class Session:
             self._reject(link, message, error, self.inflow.intake.rejected_in_a_row)
             return None
 
-    def _on_control(self, text: str | bytes) -> None:
-        parsed = parse_control(text)
+    def _on_control(self, link: Link, message: bytes | str) -> None:
+        try:
+            self._obey(message)
+            link.bad = 0
+        except ControlError as error:
+            link.bad += 1
+            self.inflow.intake.rejected[error.reason] += 1
+            self._reject(link, message, error, link.bad)
+
+    def _obey(self, message: bytes | str) -> None:
+        parsed = parse_control(message)
         if isinstance(parsed, InterruptRequest):
             self.meeting.interrupt("meeting")
         elif isinstance(parsed, UserText):
-            message = self._inbox.accept(parsed)
-            if message is None:
+            said = self._inbox.accept(parsed)
+            if said is None:
                 self.ignored += 1
             else:
-                self.inflow.audience.note(message)
+                self.inflow.audience.note(said)
         elif isinstance(parsed, RepeatedReady):
             self.ignored += 1
             another = parsed.bot_id != self.bot_id

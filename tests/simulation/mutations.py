@@ -104,7 +104,7 @@ MUTATIONS = (
         "|were sent|in another meeting|closed with|bad messages",
         (Attendance, "leave", "if not self.holds(link):", "if False:"),
         (Attendance, "leave", "del self._links[link.kind]", "self._links.pop(link.kind, None)"),
-        (Session, "_leave", "if not self._attendance.holds(link):", "if False:"),
+        (Session, "_forget", "if not self._attendance.holds(link):", "if False:"),
     ),
     _mutation(
         "a replaced socket is not told to go",

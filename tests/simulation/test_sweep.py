@@ -23,7 +23,6 @@ PLACES = (
     "read_first",
     "Session.serve_channel",
     "Session._live",
-    "Session._read_control",
     "Pump._send_speech",
     "Gate._write",
     "WebSocketConnection._reader_task",

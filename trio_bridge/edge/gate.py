@@ -15,6 +15,7 @@ from collections.abc import Callable
 import trio
 from trio_websocket import WebSocketConnection
 
+from trio_bridge.bell import SET
 from trio_bridge.edge.frames import CLOSE, Cutter, OnAudio, OnText, Violation, close_frame
 from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.edge.transport import RawStream, linger
@@ -295,16 +296,11 @@ class Gate(trio.abc.Stream):
 
     def _open(self) -> None:
         self._opened.set()
-        self._opened = _SET
+        self._opened = SET
 
     def _admit(self) -> None:
         self.admitted.set()
-        self.admitted = _SET
+        self.admitted = SET
 
 
 def _nothing() -> None: ...
-
-
-_SET = trio.Event()
-"""Stands for every event that has been: each costs 270 bytes."""
-_SET.set()
