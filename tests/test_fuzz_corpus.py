@@ -266,11 +266,11 @@ class Unbooked(Session):
 class Talkative(Session):
     """Goes on speaking when it is interrupted."""
 
-    def _on_control(self, text: str | bytes) -> None:
-        if text == encode_interrupt():
+    def _obey(self, message: bytes | str) -> None:
+        if message == encode_interrupt():
             self.pump.interrupts += 1
             return
-        super()._on_control(text)
+        super()._obey(message)
 
 
 def case(stream: bytes, sizes: bytes = b"") -> bytes:
