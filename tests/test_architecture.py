@@ -41,7 +41,7 @@ MAY_ONLY_USE = {
     "audio": {"audio", "errors"},
     "config": {"config", "setting", "limits", "errors"},
     "tokens": {"tokens", "errors"},
-    "edge": {"edge", "errors", "log", "clock"},
+    "edge": {"edge", "errors", "log", "clock", "bell"},
     "agents": {"agents", "audio", "errors", "meeting"},
     "simulator": {"simulator", "audio", "errors", "wire"},
 }
