@@ -336,9 +336,7 @@ class Edge:
             self._account(gate, request)
             if gate.ws is not None:
                 forget_frames(gate.ws)
-                gate.ws = (
-                    None  # the two hold each other: 35 objects that only a collector finds
-                )
+                gate.ws = None  # they hold each other: 35 objects that only a collector finds
 
     def _account(self, gate: Gate, request: Request) -> None:
         """Count and log why *we* ended the socket, if we did; once, also when cancelled."""
