@@ -19,15 +19,16 @@ Ints = npt.NDArray[np.int64]
 
 @attrs.frozen(eq=False)
 class Schedule:
-    """When each frame was due: frame n of bot b at ``start + n * period + phase[b]``, in ns."""
+    """When each frame was due: frame n of bot b at ``start + n * period + delay[b]``, in ns."""
 
     start_ns: int
     period_ns: int
-    phases_ns: Ints
+    delays_ns: Ints
     first: int
-    """Frames before this one warm the server up and are not measured."""
+    """What is due before the time of as many frames warms the server up: it is not measured."""
     frames: int
-    """All frames, the warm-up included."""
+    """Those of each bot, the warm-up included. What is due after their time is not measured
+    either: some bots have no more."""
 
 
 @attrs.frozen
@@ -50,7 +51,7 @@ def measure(stamps: Ints, schedule: Schedule, out_after: Ints) -> Latency:
     ``stamps`` as `benchmarks.stamps.read_stamps` gives them; ``out_after`` as
     `benchmarks.signals.samples_out_after`.
     """
-    bots = len(schedule.phases_ns)
+    bots = len(schedule.delays_ns)
     stamps = stamps[(stamps[:, 0] >= 0) & (stamps[:, 0] < bots)]
     frame = np.searchsorted(out_after, stamps[:, 1])  # first n with out_after[n] >= samples
     due = frame < schedule.frames  # beyond lies silence that a server filled in afterwards
@@ -73,10 +74,11 @@ def measure(stamps: Ints, schedule: Schedule, out_after: Ints) -> Latency:
             at[:, n] = np.where(at[:, n] == never, later, at[:, n])
         later = np.where(begun[:, n] == never, later, begun[:, n])
     numbers = np.arange(schedule.frames)
-    scheduled = schedule.start_ns + numbers * schedule.period_ns
-    waited = at - (scheduled[None, :] + schedule.phases_ns[:, None])
-    seen = (at != never) & (numbers >= schedule.first)[None, :]
-    latencies = waited[seen] / 1e6
+    after_ns = numbers[None, :] * schedule.period_ns + schedule.delays_ns[:, None]
+    slot = after_ns // schedule.period_ns
+    measured = (slot >= schedule.first) & (slot < schedule.frames)
+    waited = at - schedule.start_ns - after_ns
+    latencies = waited[(at != never) & measured] / 1e6
     if not len(latencies):
         return Latency(float("nan"), float("nan"), float("nan"), delivered, 0)
     p50, p99, p999 = (float(x) for x in np.percentile(latencies, (50, 99, 99.9)))

@@ -30,6 +30,9 @@ TURN_S = 0.5
 """After this the next speaker has the floor."""
 DISTINCT_FRAMES = 25
 """Precomputed per speaker; each with a mask of its own."""
+BEGIN_WITHIN_S = 0.25
+"""Bots begin within this of one another: soxr works on 60 ms at a time, and meetings that all
+began at once would have all of its work fall into the same 40 ms of each."""
 SLEEP_MARGIN_NS = 150_000
 """A sleep can be this much too long; the rest of the wait is spent polling the clock."""
 READ_EVERY_NS = 1_000_000
@@ -93,6 +96,8 @@ def stream(
 ) -> Streamed[Reading]:
     """Send as ``row`` says for ``warm_up_s`` and then, measured, for ``window_s``.
 
+    Each bot sends as many frames as go into that, from a moment of its own on.
+
     ``between(wait_s)`` is called all the time between two frames and may do other things, for
     ``wait_s`` seconds; the generator is late by what it takes longer. ``margin_ns`` is how long
     before a frame is due sleeping ends: 0 uses less CPU and sends some 60 us later.
@@ -107,24 +112,33 @@ def stream(
     # Meetings are not in step with one another. Same seed: the same load for every server.
     chance = random.Random(1)
     phases = sorted(chance.randrange(period_ns) for _ in bots)
+    begun_by = max(1, round(BEGIN_WITHIN_S * 1000 / row.frame_ms))
+    begins = [chance.randrange(begun_by) for _ in bots]
     links = {b.audio.socket.fileno(): b.audio for b in bots}
     links |= {b.control.socket.fileno(): b.control for b in bots}
     poll = select.epoll()
     for descriptor in links:
         poll.register(descriptor, select.EPOLLIN)
     late: list[int] = []
-    before = meter()
+    before = after = meter()
+    late_p99_ms = 0.0
     gc.collect()
     gc.disable()
     start = time.monotonic_ns() + 20_000_000
     read_at = start
     try:
-        for n in range(total):
+        for n in range(total + begun_by):
             if n == first:
                 before = meter()
-            frame = frames[n // turn % len(frames)][n % DISTINCT_FRAMES]
+                late.clear()
+            if n == total:
+                after, late_p99_ms = meter(), float(np.percentile(late, 99)) / 1e6
             base = start + n * period_ns
-            for bot, phase in zip(bots, phases, strict=True):
+            for bot, phase, begin in zip(bots, phases, begins, strict=True):
+                number = n - begin
+                if not 0 <= number < total:
+                    continue
+                frame = frames[number // turn % len(frames)][number % DISTINCT_FRAMES]
                 due = base + phase
                 now = time.monotonic_ns()
                 while now < due or now > read_at + 5 * READ_EVERY_NS:
@@ -139,14 +153,13 @@ def stream(
                     now = time.monotonic_ns()
                 bot.audio.send(frame)
                 late.append(now - due)
-        after = meter()
         _settle(links, poll)
     finally:
         gc.enable()
         poll.close()
-    schedule = Schedule(start, period_ns, np.array(phases, np.int64), first, total)
-    measured = late[first * len(bots) :]
-    return Streamed(schedule, before, after, float(np.percentile(measured, 99)) / 1e6)
+    delays = np.array(begins, np.int64) * period_ns + np.array(phases, np.int64)
+    schedule = Schedule(start, period_ns, delays, first, total)
+    return Streamed(schedule, before, after, late_p99_ms)
 
 
 def _settle(links: dict[int, Link], poll: select.epoll) -> None:

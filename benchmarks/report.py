@@ -49,7 +49,8 @@ with nothing around it: no timeline, no speech detection, no limits, no ledger. 
 - **Ratios** are our CPU over theirs, so **below 1 we are cheaper**; each is the median over
   rounds of the ratio in one round. In a round all servers take their turn, one right after
   the other, on every row; then comes the next round, in which they do so in reverse order.
-- Bots send at phases that are random, and the same for every server.
+- Bots begin at moments that are random within a quarter of a second, and the same for every
+  server.
 - A trial is *disturbed* when others used over 10 % of the server's core, or the load generator
   was late by over 1 ms at its p99. Of {tries} tries the quietest one is kept: the rule never
   looks at the server's own figures. A disturbed trial is biased and not only noisy: frames pile

@@ -82,6 +82,14 @@ def test_frames_of_the_warm_up_and_bots_without_a_number_are_not_measured() -> N
     assert measure(given, schedule(first=2), OUT_AFTER).p999_ms == 1.0
 
 
+def test_a_bot_that_begins_later_is_measured_at_the_same_time_as_the_others() -> None:
+    late = Schedule(0, 20 * MS, np.array([45 * MS], np.int64), first=3, frames=4)
+    given = stamps((0, 490, 66 * MS), (0, 979, 900 * MS))
+    assert measure(given, late, OUT_AFTER).p999_ms == 1.0, (
+        "its frame 3 is due after all is over"
+    )
+
+
 def test_what_was_dropped_is_missing_from_what_was_delivered() -> None:
     found = measure(stamps((0, 480, 21 * MS)), schedule(), OUT_AFTER)
     assert found.delivered == 0.5
