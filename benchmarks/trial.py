@@ -54,6 +54,7 @@ class _Reading:
     load_ns: int
     busy_ns: int
     spoken: int
+    resident_kib: int
 
 
 @attrs.frozen
@@ -69,6 +70,7 @@ class _Meter:
             own_cpu_ns(os.getpid()),
             cores_busy_ns(self.cores.servers),
             sum(bot.control.spoken for bot in self.bots),
+            resident_kib(self.pid),
         )
 
 
@@ -111,7 +113,6 @@ def run_trial(
                 sent = stream(
                     bots, row, frames, warm_up_s, window_s, meter.read, margin_ns=margin_ns
                 )
-                full_kib = resident_kib(server.pid)
             finally:
                 for bot in bots:
                     bot.leave()
@@ -120,7 +121,8 @@ def run_trial(
             sent.schedule,
             samples_out_after(sent.schedule.frames, row.frame_ms),
         )
-    return _figures(row, cores, sent, found, (full_kib - empty_kib) / row.bots)
+    grown_kib = sent.after.resident_kib - empty_kib  # while all of them stream
+    return _figures(row, cores, sent, found, grown_kib / row.bots)
 
 
 def _figures(
