@@ -52,11 +52,11 @@ async def serve_channel(
             session = registry.join(hello.bot_id)
             try:
                 verdict = await session.serve_channel(route.kind, socket)
+                break
             except SessionEndedError:  # it ended in this very moment: look again
                 await trio.lowlevel.checkpoint()
-            else:
-                await socket.close(*verdict)
-                return None
+        del session  # it has ended, or has another socket: saying goodbye takes seconds
+        await socket.close(*verdict)
     except AgentFailedError as error:
         await socket.close(FAILED, str(error))
     except HandshakeError as error:  # draining: no new meetings

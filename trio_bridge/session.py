@@ -176,7 +176,7 @@ class Session:
                 self.pump.stop()  # an agent that shields its waits must not wait for ever
                 self.inflow.audience.close()
                 self._nursery.cancel_scope.cancel()
-                await self._report_what_would_not_stop()
+                await self._see_them_stop()
 
     async def _run_pump(self) -> None:
         try:
@@ -220,11 +220,11 @@ class Session:
         self.log.error("agent failed", exc_info=failures)
         self.end(FAILED, "the agent failed")
 
-    async def _report_what_would_not_stop(self) -> None:
+    async def _see_them_stop(self) -> None:
         with trio.move_on_after(self.settings.teardown_s, shield=True) as patience:
             await self._pump_done.wait()
             await self._agent_done.wait()
-        if patience.cancelled_caught:
+        if patience.cancelled_caught and self._nursery.child_tasks:
             names = sorted(task.name for task in self._nursery.child_tasks)
             fields = {"after_s": self.settings.teardown_s, "tasks": names}
             self.log.error("meeting would not stop", extra=fields)

@@ -324,6 +324,49 @@ async def test_with_a_tick_more_than_a_batch_is_read_in_the_same_tick(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("late_s", [None, 0.12])
+async def test_the_loop_does_not_wait_between_two_batches_of_a_tick(
+    autojump_clock: MockClock, late_s: float | None
+) -> None:
+    """Also after silence, and after a tick that came late, when the hub's task is awake."""
+    reads = 0
+    waits = 0
+
+    def sink(_: bytes) -> bool:
+        nonlocal reads
+        reads += 1
+        return True
+
+    class Watcher(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            nonlocal waits
+            if reads % len(clients) and not trio.lowlevel.current_statistics().tasks_runnable:
+                waits += 1
+
+    async with reading(tick_s=0.05) as (hub, dialler), trio.open_nursery() as nursery:
+        clients = []
+        for _ in range(2 * BATCH + 1):
+            client, server = await dialler.pair(hub)
+            clients.append(client)
+            nursery.start_soon(server.read_into, sink, AT_MOST)
+        if late_s is not None:
+            await clients[0].send_all(b"x")
+            await trio.sleep(0.07)
+            assert reads == 1, "the ticks have begun"
+            reads = 0
+            autojump_clock.jump(late_s)
+        watcher = Watcher()
+        trio.lowlevel.add_instrument(watcher)
+        for turn in (1, 2, 3):
+            for client in clients:
+                os.write(client.socket.fileno(), b"x")  # all of them before anybody runs
+            await trio.sleep(0.2)
+            assert reads == turn * len(clients)
+        trio.lowlevel.remove_instrument(watcher)
+        assert waits == 0
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     ("tick_s", "sockets", "next_s"),
     [(0.002, 1, 0.0035), (0.002, 13, 0.0035), (0.002, 15, 0.002), (0.1, 1, 0.1)],

@@ -129,7 +129,7 @@ class Hub(trio.abc.Instrument):
         self._ready: list[tuple[int, int]] = []
         """Descriptors that had bytes at this tick and were not read yet."""
         self._looked_s = -math.inf
-        """When that was."""
+        """When the last tick was."""
         self._long_s = max(tick_s, min(2 * tick_s, LONGEST_WAIT_S))
         """A tick while few sockets have something."""
         self._quiet = 0
@@ -137,7 +137,7 @@ class Hub(trio.abc.Instrument):
         self._alarm = trio.CancelScope()
         """Has the deadline that ends the loop's wait for the next tick."""
         self._bell = Bell()
-        """Wakes the task: it has the loop turn at once, or sleeps until bytes come."""
+        """Wakes the hub's task: there is more to read at once, or nothing for a while."""
         self._fault: BaseException | None = None
         """What ended the reading."""
         self._awake_until_s = -math.inf
@@ -215,17 +215,18 @@ class Hub(trio.abc.Instrument):
         """Have the hook read now, and then every tick until there is nothing for a while.
 
         A re-armed descriptor and a wake-up of its own for each frame are what a tick saves. It
-        is a deadline that ends Trio's wait and no task's: the hook, which comes first, has put
-        it off by then. A socket is read once a tick: what comes while the others are read waits
-        for the next.
+        is a deadline that ends Trio's wait but rarely a task's: the hook comes first and puts
+        it off. A socket is read once a tick: what comes while the others are read waits for the
+        next.
         """
         self._due_s, self._quiet = trio.current_time(), 0
         while self._due_s < math.inf:
             with trio.CancelScope(deadline=self._due_s) as self._alarm:
                 while self._due_s < math.inf:
-                    await self._bell.wait()
-                    while self._ready:
+                    if self._ready:
                         await trio.lowlevel.checkpoint()
+                    else:
+                        await self._bell.wait()
 
     def _set_next_tick(self, found: int, now_s: float) -> None:
         gathered_s, self._looked_s = now_s - self._looked_s, now_s
