@@ -177,6 +177,11 @@ class Pump:
         if self._socket is socket:
             self._socket = None
 
+    @property
+    def rested(self) -> bool:
+        """What speaking needs was given back, and nobody has spoken since."""
+        return self._rested and self.playout.said == self._said_then
+
     def rest(self, now_s: float) -> None:
         """Give back what speaking needs, if nobody has spoken for `SILENT_S`."""
         playout = self.playout

@@ -241,8 +241,14 @@ class Session:
             self._clock.at(self._due_s, self._strike)
 
     def _strike(self, now_s: float) -> None:
-        if now_s >= self._due_s:  # else the clock has been asked anew since
+        if now_s < self._due_s:
+            return  # the clock has been asked anew since
+        due_s = self.inflow.flows_until_s(now_s)
+        if due_s is None or not self.pump.rested:
             self._keep_time(now_s)
+            return
+        self._due_s = due_s
+        self._clock.at(due_s, self._strike)
 
     def _time_has_passed(self, now_s: float) -> float:
         grace_ends_s = self._attendance.grace_ends_s

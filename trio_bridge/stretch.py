@@ -42,13 +42,13 @@ class Stretch:
         "_length",
         "_length_s",
         "_needed",
-        "_now_s",
         "_origin_s",
         "_playout",
         "_said",
         "_strand",
         "_tells_each_time",
         "_unpacker",
+        "arrived_s",
     )
 
     def __init__(
@@ -60,6 +60,7 @@ class Stretch:
         strand: Strand,
         header: bytes,
         length: int,
+        now_s: float,
     ) -> None:
         self._intake, self._audience, self._playout = intake, audience, playout
         self._ear, self._strand = ear, strand
@@ -71,7 +72,9 @@ class Stretch:
         self._said = playout.said
         timeline = intake.timeline
         self._origin_s, self._head = timeline.origin_s, timeline.head
-        self._frames, self._now_s = 0, 0.0
+        self._frames = 0
+        self.arrived_s = now_s
+        """When the last frame came."""
         self._held: list[bytes] = []
         self._held_samples = 0
         self._needed = strand.samples_until_more
@@ -99,7 +102,7 @@ class Stretch:
         strand = ear.hearing.strand_at(timeline.head, known.speaker)
         if strand is None:
             return None
-        return cls(intake, audience, playout, ear, strand, known.header, length)
+        return cls(intake, audience, playout, ear, strand, known.header, length, now_s)
 
     def take(self, frame: bytes, now_s: float) -> bool:
         """Hear ``frame``, a masked WebSocket frame as long as that of the message this goes on
@@ -116,7 +119,7 @@ class Stretch:
         self._origin_s = origin_after(self._origin_s, now_s, head, self._length_s)
         self._head = head + length
         self._frames += 1
-        self._now_s = now_s
+        self.arrived_s = now_s
         self._held.append(frame)
         self._held_samples = held = self._held_samples + length
         if held >= self._needed:
@@ -153,5 +156,5 @@ class Stretch:
         self._frames = 0
         samples = frames * self._length
         self._intake.book(frames, samples)
-        self._intake.timeline.book(samples, self._length, self._now_s, self._origin_s)
+        self._intake.timeline.book(samples, self._length, self.arrived_s, self._origin_s)
         self._audience.book(self._ear, samples)

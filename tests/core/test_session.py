@@ -16,11 +16,11 @@ from wsproto.events import BytesMessage
 
 from tests.core.rooms import BOT, Channel, Door, Room, bridge, listener, quiet, tone
 from trio_bridge.attendance import Attendance, Link
-from trio_bridge.audio.timeline import Timeline
+from trio_bridge.audio.timeline import RATE_HZ, Timeline
 from trio_bridge.config import Settings
 from trio_bridge.errors import SessionEndedError
 from trio_bridge.meeting import AudioChunk, Interrupt, Meeting, UnknownMessage, UserMessage
-from trio_bridge.pump import Pump
+from trio_bridge.pump import SILENT_S, Pump
 from trio_bridge.server import Server
 from trio_bridge.wire.frames import AudioFrame, encode_frame, encode_legacy_frame
 from trio_bridge.wire.hello import encode_hello
@@ -599,6 +599,23 @@ async def test_audio_that_stops_becomes_silence_that_ends_the_utterance() -> Non
         await trio.sleep(3)
         assert heard[-1][0] == "Utterance"
         assert heard[-1][1] - stopped_s < 1.2
+
+
+async def test_what_speaking_needed_is_given_back_while_others_talk() -> None:
+    async def agent(meeting: Meeting) -> None:
+        async with meeting.turn() as turn:
+            await turn.say(tone(0.5), rate_hz=RATE_HZ)
+        await listener(meeting)
+
+    async with bridge(agent) as room:
+        control, audio = await room.control(), await room.audio()
+        room.nursery.start_soon(control.closed)
+        await trio.sleep(1)
+        playout = room.session.pump.playout
+        assert playout.sent == RATE_HZ // 2
+        assert playout._spool.held_bytes > 0
+        await audio.hear("alice", tone(SILENT_S + 1))
+        assert playout._spool.held_bytes == 0
 
 
 async def test_a_clean_end_is_not_an_error(
