@@ -21,8 +21,8 @@ GRID_S = 0.02
 process, and is as much as a gap's silence comes late."""
 STRIKES_A_TURN = 8
 """Then other tasks get theirs: with hundreds of meetings a grid step has tens of strikes, and a
-frame that waits for all of them is in the 99th percentile. A turn costs more than eight of them
-while audio flows."""
+frame that waits for all of them is in the 99th percentile; but a turn costs more than a
+strike."""
 
 Strike = Callable[[float], None]
 """Is told the time; must not wait, and what it raises ends the clock."""

@@ -16,7 +16,8 @@ from wsproto.events import BytesMessage
 
 from tests.core.rooms import BOT, Channel, Door, Room, bridge, listener, quiet, tone
 from trio_bridge.attendance import Attendance, Link
-from trio_bridge.audio.timeline import RATE_HZ, Timeline
+from trio_bridge.audio.timeline import ABSENT_S, RATE_HZ, Heard, Timeline
+from trio_bridge.clock import GRID_S
 from trio_bridge.config import Settings
 from trio_bridge.errors import SessionEndedError
 from trio_bridge.meeting import AudioChunk, Interrupt, Meeting, UnknownMessage, UserMessage
@@ -599,6 +600,28 @@ async def test_audio_that_stops_becomes_silence_that_ends_the_utterance() -> Non
         await trio.sleep(3)
         assert heard[-1][0] == "Utterance"
         assert heard[-1][1] - stopped_s < 1.2
+
+
+async def test_the_clock_leaves_a_meeting_alone_while_its_audio_flows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = list[float]()
+    tick = Timeline.tick
+
+    def counted(timeline: Timeline, now_s: float) -> Heard:
+        ticks.append(now_s)
+        return tick(timeline, now_s)
+
+    monkeypatch.setattr(Timeline, "tick", counted)
+    async with bridge(listener) as room:
+        audio = await room.audio()
+        await audio.hear("alice", tone(1))
+        ticks.clear()
+        await audio.hear("alice", tone(5))
+        assert not ticks
+        await trio.sleep(ABSENT_S + 2 * GRID_S)
+        assert ticks
+        assert room.session.ledger.filled > 0
 
 
 async def test_what_speaking_needed_is_given_back_while_others_talk() -> None:
