@@ -6,6 +6,7 @@ The only place that reads the environment, sets up logging and takes signals.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import logging
 import os
@@ -20,6 +21,7 @@ import attrs
 import trio
 
 from trio_bridge.config import ENV_PREFIX, Settings, add_flags, load_settings
+from trio_bridge.edge import AudioClock
 from trio_bridge.errors import BridgeError, HandshakeError, SettingsError
 from trio_bridge.fleet.post import LIFELINE_VARIABLE
 from trio_bridge.heap import keep_large_apart
@@ -193,7 +195,8 @@ def _serve(parser: argparse.ArgumentParser, arguments: list[str], agent: Agent |
     _collect_rarely()
     keep_large_apart()
     if settings.workers == 1:
-        trio.run(_run_until_told, lambda: Server(agent, settings), name, settings)
+        serve = functools.partial(Server, agent, settings)
+        trio.run(_run_until_told, serve, name, settings, clock=AudioClock())
         return 0
     from trio_bridge.fleet.supervisor import Supervisor, own_command
 
@@ -212,7 +215,7 @@ def _work(lifeline: str, agent: Agent | None) -> int:
     name_worker_in_logs(post.slot)
     _collect_rarely()
     keep_large_apart()
-    trio.run(work, _named(agent, post.settings)[0], line, post)
+    trio.run(work, _named(agent, post.settings)[0], line, post, clock=AudioClock())
     return 0
 
 

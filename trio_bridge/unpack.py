@@ -26,6 +26,8 @@ TOGETHER = 8
 
 _WORD, _PCM16 = np.dtype("<u4"), np.dtype("<i2")
 _TO_FLOAT = np.float32(1.0 / FULL_SCALE)
+_KEY_BITS = 8 * KEY_BYTES
+_KEY_MASK = (1 << _KEY_BITS) - 1
 _SPARE = bytes(KEY_BYTES - 1)
 """Behind the last frame, so that its last word is whole."""
 
@@ -38,16 +40,16 @@ class Header:
     def __init__(self, header: bytes) -> None:
         size = len(header)
         words = -(-size // KEY_BYTES)
-        self._at = slice(PAYLOAD_AT, PAYLOAD_AT + words * KEY_BYTES)
+        self._at = slice(HEAD_BYTES, PAYLOAD_AT + words * KEY_BYTES)
         self._times = sum(1 << 8 * KEY_BYTES * n for n in range(words))
         self._mask = (1 << 8 * size) - 1
         self._plain = int.from_bytes(header, "little")
 
     def begins(self, frame: bytes) -> bool:
         """Whether the payload of ``frame``, whole and masked, begins with this header."""
-        key = int.from_bytes(frame[HEAD_BYTES:PAYLOAD_AT], "little")
-        masked = int.from_bytes(frame[self._at], "little")
-        return (masked ^ key * self._times) & self._mask == self._plain
+        masked = int.from_bytes(frame[self._at], "little")  # behind the key
+        key = masked & _KEY_MASK
+        return (masked >> _KEY_BITS ^ key * self._times) & self._mask == self._plain
 
 
 class Unpacker:

@@ -15,8 +15,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from trio_bridge.bell import Bell
 from trio_bridge.edge import Edge, EdgeLimits, Socket
-from trio_bridge.edge.hub import BATCH, LONGEST_WAIT_S, QUIET_TICKS, Hub, HubStream
+from trio_bridge.edge.audio_clock import AudioClock
+from trio_bridge.edge.hub import BATCH, QUIET_S, Hub, HubStream
+from trio_bridge.edge.tick import LONGEST_TICK_S, QUIET_TICKS, TickingHub
 from trio_bridge.edge.transport import RawStream
 
 from .peers import BINARY, CLOSE, PING, PONG, TEXT, App, frame, on_loopback
@@ -28,6 +31,13 @@ Kind = Callable[[trio.SocketStream], RawStream]
 Pair = tuple[trio.SocketStream, HubStream]
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests in real time run twice: the second time the loop waits for audio in its clock."""
+    if {"autojump_clock", "clock"}.isdisjoint(metafunc.fixturenames):
+        metafunc.fixturenames.append("clock")
+        metafunc.parametrize("clock", [None, AudioClock()], ids=["system clock", "audio clock"])
 
 
 class Dialler:
@@ -74,7 +84,7 @@ async def reading(
     tick_s: float = 0.0, poll_s: float = 0.0
 ) -> AsyncIterator[tuple[Hub, Dialler]]:
     """A hub at work, and connections for it."""
-    hub = Hub(tick_s, poll_s)
+    hub = TickingHub(tick_s) if tick_s else Hub(poll_s)
     async with dialling() as dialler, trio.open_nursery() as nursery:
         nursery.start_soon(hub.run)
         yield hub, dialler
@@ -388,7 +398,7 @@ async def test_a_tick_is_longer_while_few_frames_come(
         await waker.send_all(b"x")
         await until(lambda: first.reads == [b"x"])
         await wait_all_tasks_blocked()
-        long_s = max(tick_s, LONGEST_WAIT_S)
+        long_s = max(tick_s, LONGEST_TICK_S)
         assert next_tick_s() == pytest.approx(long_s), "one socket is few"
         for _ in range(sockets):
             client, server = await dialler.pair(hub)
@@ -485,38 +495,6 @@ async def test_without_a_tick_a_frame_is_read_when_it_comes(autojump_clock: Mock
         await server.read_into(sink, AT_MOST)
     assert sink.got == b"x"
     assert trio.current_time() == 0
-
-
-async def test_told_to_poll_the_loop_stays_awake_for_a_while_after_a_frame(
-    autojump_clock: MockClock,
-) -> None:
-    autojump_clock.autojump_threshold = math.inf
-    sink = Sink()
-
-    async def awake() -> bool:
-        """Whether anybody but us runs once everything has been said."""
-        runnable = 0
-        for _ in range(40):
-            await trio.lowlevel.checkpoint()
-            runnable += trio.lowlevel.current_statistics().tasks_runnable
-        return runnable > 0
-
-    async with reading(poll_s=0.001) as (hub, dialler):
-        client, server = await dialler.pair(hub)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.read_into, sink, AT_MOST)
-            await wait_all_tasks_blocked()
-            assert not await awake(), "nobody has said anything yet"
-            for part in (b"one", b"two"):
-                await client.send_all(part)
-                await until(lambda part=part: sink.reads[-1:] == [part])  # type: ignore[misc]
-                assert await awake()
-                autojump_clock.jump(0.0009)
-                assert await awake()
-                autojump_clock.jump(0.0002)
-                await wait_all_tasks_blocked()
-                assert not await awake()
-            nursery.cancel_scope.cancel()
 
 
 async def test_whoever_is_ended_by_its_neighbours_frame_is_not_read_any_more() -> None:
@@ -640,7 +618,7 @@ async def test_what_ends_the_reading_ends_the_hub_aloud(
     def worst(data: bytes) -> bool:
         raise NoExceptionOfOursError
 
-    hub = Hub(tick_s)
+    hub = TickingHub(tick_s) if tick_s else Hub()
     async with dialling() as dialler:
         client, server = await dialler.pair(hub)
         async with trio.open_nursery() as nursery:
@@ -730,6 +708,160 @@ async def test_cancelling_hub_and_readers_together_leaves_nothing_registered() -
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert hub._streams == {}
+
+
+# -- in the loop's clock -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock() -> AudioClock:
+    """Of a loop that lets a hub wait for audio."""
+    return AudioClock()
+
+
+class StepsOf(trio.abc.Instrument):
+    """Counts a task's turns."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.steps = name, 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps += self.name in task.name
+
+
+async def test_audio_wakes_no_task_of_the_hubs_while_it_flows(clock: AudioClock) -> None:
+    watcher, heard = StepsOf("Hub.run"), Bell()
+
+    def sink(data: bytes) -> bool:
+        heard.ring()
+        return True
+
+    async with reading() as (hub, dialler), trio.open_nursery() as nursery:
+        client, server = await dialler.pair(hub)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        for number in range(50):
+            if number == 1:
+                trio.lowlevel.add_instrument(watcher)
+            os.write(client.socket.fileno(), b"x")
+            await heard.wait()
+        trio.lowlevel.remove_instrument(watcher)
+        nursery.cancel_scope.cancel()
+    assert watcher.steps == 0
+
+
+@pytest.mark.parametrize("poll_s", [0.0, 0.001])
+async def test_all_else_goes_on_while_audio_flows(clock: AudioClock, poll_s: float) -> None:
+    """Timers, threads and other sockets, although the loop waits for audio alone."""
+    reads = 0
+
+    def sink(data: bytes) -> bool:
+        nonlocal reads
+        reads += 1
+        os.write(client.socket.fileno(), b"x")  # there is always more
+        return True
+
+    async with reading(poll_s=poll_s) as (hub, dialler), trio.open_nursery() as nursery:
+        client, server = await dialler.pair(hub)
+        other, there = await dialler.dial(RawStream)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        os.write(client.socket.fileno(), b"x")
+        await trio.to_thread.run_sync(lambda: None)
+        with trio.move_on_after(0.001) as late:
+            await trio.sleep_forever()
+        assert late.cancelled_caught
+        nursery.start_soon(other.send_all, b"y")
+        assert await there.receive_some() == b"y"
+        assert reads > 1
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("poll_s", [0.0, 0.001])
+async def test_when_no_audio_comes_the_loop_sleeps_as_usual(
+    clock: AudioClock, poll_s: float
+) -> None:
+    sink = Sink()
+    async with reading(poll_s=poll_s) as (hub, dialler), trio.open_nursery() as nursery:
+        client, server = await dialler.pair(hub)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        for number in (1, 2, 3):
+            await client.send_all(b"x")
+            await until(lambda number=number: len(sink.reads) == number)  # type: ignore[misc]
+            assert clock.wait is not None
+            assert clock.wait(trio.current_time(), 10.0) == 0.0, "soon there may be more"
+            await wait_all_tasks_blocked()  # which they are only once the loop sleeps
+            assert clock.wait(trio.current_time() + 2 * QUIET_S, 10.0) == 10.0
+        nursery.cancel_scope.cancel()
+
+
+async def test_while_a_task_can_always_run_audio_is_read_all_the_same(
+    clock: AudioClock,
+) -> None:
+    """The clock is not asked then."""
+    sink = Sink()
+    async with reading() as (hub, dialler), trio.open_nursery() as nursery:
+        client, server = await dialler.pair(hub)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        for number in range(1, 20):
+            os.write(client.socket.fileno(), b"x")
+            await until(lambda number=number: len(sink.reads) == number)  # type: ignore[misc]
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_ends_the_reading_in_the_clock_ends_the_hub_and_not_the_loop(
+    clock: AudioClock,
+) -> None:
+    sink_raises = False
+
+    def sink(data: bytes) -> bool:
+        heard.ring()
+        if sink_raises:
+            raise NoExceptionOfOursError
+        return True
+
+    hub, heard = Hub(), Bell()
+    async with dialling() as dialler, trio.open_nursery() as nursery:
+        client, server = await dialler.pair(hub)
+
+        async def hub_ends_with_it() -> None:
+            with pytest.raises(NoExceptionOfOursError):
+                await hub.run()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(hub_ends_with_it)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        for part in (b"one", b"two"):
+            os.write(client.socket.fileno(), part)
+            await heard.wait()
+            sink_raises = True
+        await trio.sleep_forever()
+    assert clock.wait is None
+
+
+async def test_of_two_hubs_in_a_loop_one_waits_in_its_clock_and_the_other_as_usual(
+    clock: AudioClock,
+) -> None:
+    async with (
+        reading() as (one, dialler),
+        reading() as (two, others),
+        trio.open_nursery() as nursery,
+    ):
+        sinks = []
+        for hub, dial in ((one, dialler), (two, others)):
+            client, server = await dial.pair(hub)
+            sinks.append(Sink())
+            nursery.start_soon(server.read_into, sinks[-1], AT_MOST)
+            await client.send_all(b"x")
+        await until(lambda: all(sink.got == b"x" for sink in sinks))
+        nursery.cancel_scope.cancel()
+    assert clock.wait is None
+
+
+async def test_without_a_hub_it_is_a_clock_like_any_other(clock: AudioClock) -> None:
+    with trio.move_on_at(trio.current_time()) as scope:
+        await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert clock.deadline_to_sleep_time(math.inf) == math.inf
+    assert clock.deadline_to_sleep_time(0.0) < 0
 
 
 # -- behind the edge -------------------------------------------------------------------------

@@ -175,19 +175,29 @@ class Cutter:
             if self._need != length or len(self._part) + len(data) < length:
                 return data
             data, self._part = bytes(self._part) + data, bytearray()
+        follower = self._follower
         size = len(data)
-        start = 0
-        while start + length <= size and turn > 0 and data.startswith(head, start):
-            end = start + length
+        if length == size and data.startswith(head):  # as nearly always
             self.frames += 1
-            turn -= 1
-            follower = self._follower
-            frame = data if length == size else data[start:end]
+            if follower is None or not follower.take(data, now_s):
+                self._ask_anew(on_audio, data)
+            return b""
+        start = 0
+        for end in range(length, min(size, length * turn) + 1, length):
+            if not data.startswith(head, start):
+                break
+            self.frames += 1
+            frame = data[start:end]
             if follower is None or not follower.take(frame, now_s):
-                self._follower = None
-                self._follower = on_audio(unmask(data, start + _SHORT_START, end))
+                follower = self._ask_anew(on_audio, frame)
             start = end
         return data[start:] if start else data
+
+    def _ask_anew(self, on_audio: OnAudio, frame: bytes) -> Follower | None:
+        """Who takes the frames that are like ``frame``, as the one before no longer is."""
+        self._follower = None
+        self._follower = follower = on_audio(unmask(frame, _SHORT_START, len(frame)))
+        return follower
 
     @property
     def uncut(self) -> bytes:

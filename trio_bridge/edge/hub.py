@@ -1,10 +1,9 @@
-"""One reader for all audio sockets: their own epoll, awaited through its descriptor.
+"""One reader for all audio sockets, with an epoll of their own.
 
-A task of its own for each frame costs Trio a re-armed descriptor and a task switch. Here every
-socket that has bytes is read, and its frames are handed on, in the hook that Trio calls right
-after its wait for I/O: whoever is woken by a frame then runs in this turn of the loop and not
-in the next. A connection's own task runs only when something is not plain audio. With a tick
-frames gather for so long before anybody looks, which costs latency and saves wake-ups.
+A task of its own for each frame costs Trio a re-armed descriptor and a task switch. Here one
+task waits for the epoll's descriptor and reads every socket that has bytes; a connection's own
+task runs only when something is not plain audio. While audio flows in a loop whose clock is an
+`AudioClock`, not even that task runs: the sockets are read where the loop would sleep.
 
 Only for cleartext sockets, and only where there is epoll (Linux).
 """
@@ -15,23 +14,24 @@ import contextlib
 import math
 import select
 import socket
+import time
 from collections.abc import Callable
 
 import outcome
 import trio
 
-from trio_bridge.bell import Bell
+from trio_bridge.edge.audio_clock import AudioClock
 from trio_bridge.edge.transport import READ_BYTES, RawStream
 
 BATCH = 16
 """Sockets read before other tasks get their turn: some 0.5 ms; with a long tick five frames
 each, 1 ms."""
-FEW, LONGEST_WAIT_S = 8, 0.0035
-"""While fewer sockets a tick have something (80 bots send 8), it is twice as long, up to this:
-a wake-up costs some 70 us before its first frame is heard, and few frames must not pay for many
-of them."""
-QUIET_TICKS = 20
-"""Ticks without a byte after which the hub sleeps until there is one."""
+LONGEST_WAIT_S = 0.001
+"""The loop waits for audio alone for so long at a time, then looks at everything else: the
+shortest wait that Python's epoll knows."""
+QUIET_S = 0.003
+"""So long after the last audio the loop sleeps as usual until there is some: ten bots are
+seldom as quiet."""
 
 Sink = Callable[[bytes], bool]
 
@@ -111,37 +111,24 @@ class HubStream(RawStream):
         self._sink = self._task = None
 
 
-class Hub(trio.abc.Instrument):
-    """Reads the sockets of every `HubStream` that waits in `read_into`."""
+class Hub:
+    """Reads the sockets of every `HubStream` that waits in `read_into`, each at once."""
 
-    def __init__(self, tick_s: float = 0.0, poll_s: float = 0.0) -> None:
-        """``tick_s``: how long frames may gather before they are read, 0 for not at all; then
-        ``poll_s`` is how long the loop does not sleep after one came (busy polling)."""
+    def __init__(self, poll_s: float = 0.0) -> None:
+        """``poll_s``: how long after audio the loop goes on looking for more instead of
+        sleeping, where its clock is an `AudioClock` (busy polling)."""
         self.room = memoryview(bytearray(READ_BYTES))
         """Where bytes arrive, of one socket at a time. ``recv`` makes room for the most there
         could be, each time, and gives back what was too much: small things that live longer
         settle behind, and the heap grows for ever."""
-        self._tick_s, self._poll_s = tick_s, poll_s
+        self._poll_s = poll_s
         self._epoll = select.epoll()
         self._streams: dict[int, HubStream] = {}
-        self._due_s = math.inf if tick_s else -math.inf
-        """When the hook is to read next."""
-        self._ready: list[tuple[int, int]] = []
-        """Descriptors that had bytes at this tick and were not read yet."""
-        self._looked_s = -math.inf
-        """When the last tick was."""
-        self._long_s = max(tick_s, min(2 * tick_s, LONGEST_WAIT_S))
-        """A tick while few sockets have something."""
-        self._quiet = 0
-        """Ticks that found nothing, since one that did."""
-        self._alarm = trio.CancelScope()
-        """Has the deadline that ends the loop's wait for the next tick."""
-        self._bell = Bell()
-        """Wakes the hub's task: there is more to read at once, or nothing for a while."""
+        self._heard_s = -math.inf
+        """When audio came last; only an `AudioClock` looks at it."""
         self._fault: BaseException | None = None
-        """What ended the reading."""
-        self._awake_until_s = -math.inf
-        """The loop does not sleep before."""
+        """What ended the reading outside the hub's task."""
+        self._reading = trio.CancelScope()
 
     def watch(self, stream: HubStream) -> None:
         """Read ``stream`` from now on.
@@ -165,85 +152,58 @@ class Hub(trio.abc.Instrument):
         self._epoll.unregister(descriptor)
 
     async def run(self) -> None:
-        """Have the hook read until cancelled; what waits then is left to its own task's end.
+        """Read until cancelled; what waits then is left to its own task's end.
 
         Raises:
-            BaseException: what went wrong in the hook, which Trio would only log.
+            BaseException: what a sink raised that is no `Exception`.
         """
-        trio.lowlevel.add_instrument(self)
         try:
-            while self._fault is None:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                if self._tick_s:
-                    await self._tick()
-                while self._awake_until_s > trio.current_time():
-                    await trio.lowlevel.checkpoint()
-            raise self._fault
+            with self._reading:
+                await self._read()
+            if self._fault is not None:
+                raise self._fault
         finally:
-            trio.lowlevel.remove_instrument(self)
             self._epoll.close()
 
-    def after_io_wait(self, timeout: float) -> None:
-        """Called by Trio, in the loop's thread; what it raised would end the reading unseen."""
+    async def _read(self) -> None:
+        clock = trio.lowlevel.current_clock()
+        ours = clock if isinstance(clock, AudioClock) and clock.wait is None else None
+        if ours is not None:
+            ours.wait = self._wait
         try:
-            self._read_what_is_due()
-        except BaseException as exc:  # `run` raises it
-            self._fault = exc
-            self._ready = []
-            self._stop_ticking()
+            while True:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                self._heard_s = trio.current_time()
+                self._serve(self._epoll.poll(0, BATCH))
+        finally:
+            if ours is not None:
+                ours.wait = None
 
-    def _read_what_is_due(self) -> None:
-        """Read `BATCH` sockets at most."""
-        ready = self._ready
-        if not ready:
-            if self._due_s > (now_s := trio.current_time()):
-                return
-            if not self._tick_s:
-                ready = self._epoll.poll(0, BATCH)
-                if ready and self._poll_s:
-                    self._awake_until_s = now_s + self._poll_s
+    def _wait(self, now_s: float, at_most_s: float) -> float:
+        """Wait for audio and read it; called by the clock, outside any task."""
+        quiet_s = now_s - self._heard_s
+        if quiet_s > QUIET_S:
+            return at_most_s
+        try:
+            poll = self._epoll.poll
+            ready = poll(0, BATCH)
+            at_most_s = min(at_most_s, LONGEST_WAIT_S)
+            if not ready and self._poll_s:
+                until_s = now_s + min(at_most_s, self._poll_s - quiet_s)
+                while not ready and (now_s := time.perf_counter()) < until_s:
+                    ready = poll(0, BATCH)
+            if not ready:
+                ready = poll(at_most_s, BATCH)
+            if ready:
+                self._heard_s = now_s
                 self._serve(ready)
-                return
-            ready = self._epoll.poll(0, max(1, len(self._streams)))
-            self._set_next_tick(len(ready), now_s)
-        self._ready = ready[BATCH:]
-        if self._ready:
-            self._bell.ring()
-        self._serve(ready[:BATCH])
+        except BaseException as exc:  # `run` raises it
+            self._fail(exc)
+        return 0.0
 
-    async def _tick(self) -> None:
-        """Have the hook read now, and then every tick until there is nothing for a while.
-
-        A re-armed descriptor and a wake-up of its own for each frame are what a tick saves. It
-        is a deadline that ends Trio's wait but rarely a task's: the hook comes first and puts
-        it off. A socket is read once a tick: what comes while the others are read waits for the
-        next.
-        """
-        self._due_s, self._quiet = trio.current_time(), 0
-        while self._due_s < math.inf:
-            with trio.CancelScope(deadline=self._due_s) as self._alarm:
-                while self._due_s < math.inf:
-                    if self._ready:
-                        await trio.lowlevel.checkpoint()
-                    else:
-                        await self._bell.wait()
-
-    def _set_next_tick(self, found: int, now_s: float) -> None:
-        gathered_s, self._looked_s = now_s - self._looked_s, now_s
-        self._quiet = 0 if found else self._quiet + 1
-        if self._quiet == QUIET_TICKS:
-            self._stop_ticking()
-            return
-        # A tick that comes late is followed by another at once, which finds little and says
-        # nothing of how many frames come.
-        tick_s = self._tick_s
-        few = gathered_s >= tick_s and found * tick_s < FEW * gathered_s
-        self._due_s = max(self._due_s + (self._long_s if few else tick_s), now_s)
-        self._alarm.deadline = self._due_s
-
-    def _stop_ticking(self) -> None:
-        self._due_s = math.inf
-        self._bell.ring()
+    def _fail(self, fault: BaseException) -> None:
+        self._fault = fault
+        self._reading.cancel()
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
         for descriptor, _ in ready:

@@ -30,6 +30,7 @@ from trio_bridge.edge.passing import (
     pass_on,
 )
 from trio_bridge.edge.socket import Socket, accept, forget_frames
+from trio_bridge.edge.tick import TickingHub
 from trio_bridge.edge.transport import RawStream, peer_address
 from trio_bridge.errors import SocketClosedError
 
@@ -72,7 +73,8 @@ class Edge:
 
         ``on_socket`` owns the socket until it returns: 1000. What it raises is logged once and
         closes it with 1011; when cancelled it is closed with 1001. ``clock`` must run as long
-        as there are connections. ``tick_s`` and ``poll_s`` are the `Hub`'s.
+        as there are connections. ``tick_s`` is the `TickingHub`'s, without one ``poll_s`` the
+        `Hub`'s.
 
         ``elsewhere`` may name a process that shall have the connection of a request that was
         let in, before the 101; ``on_socket`` may still return one with the first message in its
@@ -121,7 +123,7 @@ class Edge:
         """
         async with trio.open_nursery() as reading:
             if self.tls is None and hasattr(select, "epoll"):
-                self._hub = Hub(self._tick_s, self._poll_s)
+                self._hub = TickingHub(self._tick_s) if self._tick_s else Hub(self._poll_s)
                 reading.start_soon(self._hub.run)
             async with trio.open_nursery() as connections:
                 self._connections = connections

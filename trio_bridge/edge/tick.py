@@ -1,0 +1,103 @@
+"""A reader of audio sockets that lets frames gather: more latency, and fewer wake-ups.
+
+Every tick the sockets that have bytes are read in the hook that Trio calls right after its wait
+for I/O: whoever is woken by a frame then runs in this turn of the loop and not in the next. The
+tick is a deadline that ends the loop's wait but rarely a task's.
+"""
+
+from __future__ import annotations
+
+import math
+
+import trio
+
+from trio_bridge.bell import Bell
+from trio_bridge.edge.hub import BATCH, Hub
+
+FEW, LONGEST_TICK_S = 8, 0.0035
+"""While fewer sockets a tick have something (80 bots send 8), it is twice as long, up to this:
+a wake-up costs some 70 us before its first frame is heard, and few frames must not pay for many
+of them."""
+QUIET_TICKS = 20
+"""Ticks without a byte after which the hub sleeps until there is one."""
+
+
+class TickingHub(Hub, trio.abc.Instrument):
+    """Reads the sockets of every `HubStream` that waits in `read_into`, once a tick.
+
+    What comes while the others are read waits for the next.
+    """
+
+    def __init__(self, tick_s: float) -> None:
+        """``tick_s``: how long frames may gather before they are read."""
+        super().__init__()
+        self._tick_s = tick_s
+        self._due_s = math.inf
+        """When the hook is to read next."""
+        self._ready: list[tuple[int, int]] = []
+        """Descriptors that had bytes at this tick and were not read yet."""
+        self._looked_s = -math.inf
+        """When the last tick was."""
+        self._long_s = max(tick_s, min(2 * tick_s, LONGEST_TICK_S))
+        """A tick while few sockets have something."""
+        self._quiet = 0
+        """Ticks that found nothing, since one that did."""
+        self._alarm = trio.CancelScope()
+        """Has the deadline that ends the loop's wait for the next tick."""
+        self._bell = Bell()
+        """Wakes the hub's task: there is more to read at once, or nothing for a while."""
+
+    async def _read(self) -> None:
+        trio.lowlevel.add_instrument(self)
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                await self._tick()
+        finally:
+            trio.lowlevel.remove_instrument(self)
+
+    async def _tick(self) -> None:
+        """Have the hook read now, and then every tick until there is nothing for a while."""
+        self._due_s, self._quiet = trio.current_time(), 0
+        while self._due_s < math.inf:
+            with trio.CancelScope(deadline=self._due_s) as self._alarm:
+                while self._due_s < math.inf:
+                    if self._ready:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await self._bell.wait()
+
+    def after_io_wait(self, timeout: float) -> None:
+        """Called by Trio, in the loop's thread; for what it raised Trio would drop us."""
+        try:
+            self._read_what_is_due()
+        except BaseException as exc:  # `run` raises it
+            self._ready, self._due_s = [], math.inf
+            self._fail(exc)
+
+    def _read_what_is_due(self) -> None:
+        """Read `BATCH` sockets at most."""
+        ready = self._ready
+        if not ready:
+            if self._due_s > (now_s := trio.current_time()):
+                return
+            ready = self._epoll.poll(0, max(1, len(self._streams)))
+            self._set_next_tick(len(ready), now_s)
+        self._ready = ready[BATCH:]
+        if self._ready:
+            self._bell.ring()
+        self._serve(ready[:BATCH])
+
+    def _set_next_tick(self, found: int, now_s: float) -> None:
+        gathered_s, self._looked_s = now_s - self._looked_s, now_s
+        self._quiet = 0 if found else self._quiet + 1
+        if self._quiet == QUIET_TICKS:
+            self._due_s = math.inf
+            self._bell.ring()
+            return
+        # A tick that comes late is followed by another at once, which finds little and says
+        # nothing of how many frames come.
+        tick_s = self._tick_s
+        few = gathered_s >= tick_s and found * tick_s < FEW * gathered_s
+        self._due_s = max(self._due_s + (self._long_s if few else tick_s), now_s)
+        self._alarm.deadline = self._due_s
