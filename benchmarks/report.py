@@ -35,7 +35,7 @@ with nothing around it: no timeline, no speech detection, no limits, no ledger. 
 (`gc.freeze`, a threshold of 10 000); the peers run with Python's.
 
 - **trio_bridge** is measured with its default settings; as *tick 0* with `--audio-tick-ms 0`;
-  as *polling* with `--audio-poll-us 200` beside that, for the lowest latency (its CPU is then
+  as *polling* with `--audio-poll-us 1000` beside that, for the lowest latency (its CPU is then
   no measure: the loop looks instead of sleeping); and with the longest tick, for the best
   throughput.
 - **CPU** is microseconds of the server process a frame sent, all threads, from the scheduler's

@@ -24,7 +24,7 @@ OURS = "trio_bridge"
 NO_TICK = ("trio_bridge, tick 0", ("--audio-tick-ms", "0"))
 LOWEST_LATENCY = (
     "trio_bridge, tick 0, polling",
-    ("--audio-tick-ms", "0", "--audio-poll-us", "200"),
+    ("--audio-tick-ms", "0", "--audio-poll-us", "1000"),
 )
 BEST_THROUGHPUT = ("trio_bridge, tick 100 ms", ("--audio-tick-ms", "100"))
 """The longest tick there is."""

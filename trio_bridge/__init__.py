@@ -2,6 +2,7 @@
 
 from trio_bridge.cli import run
 from trio_bridge.config import Settings
+from trio_bridge.edge import AudioClock
 from trio_bridge.errors import (
     BridgeError,
     HandshakeError,
@@ -30,6 +31,7 @@ __all__ = [
     "Address",
     "Agent",
     "AudioChunk",
+    "AudioClock",
     "BridgeError",
     "Ear",
     "Event",
