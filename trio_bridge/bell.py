@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import trio
 
 
@@ -9,6 +11,10 @@ class Bell:
     """Wakes the tasks that wait for it. It remembers nothing: look first, then wait."""
 
     __slots__ = ("_waiting",)
+
+    woken: ClassVar[int] = 0
+    """Tasks that bells have woken so far: whoever looks before and after something knows
+    whether it woke one."""
 
     def __init__(self) -> None:
         # A list: it has one task or none, and a ParkingLot costs twice as much a frame.
@@ -18,6 +24,7 @@ class Bell:
         """Wake every waiter; from any task, never waits."""
         if self._waiting:
             waiting, self._waiting = self._waiting, []
+            Bell.woken += len(waiting)
             for task in waiting:
                 trio.lowlevel.reschedule(task)
 

@@ -18,7 +18,7 @@ from trio_bridge.audio.timeline import RATE_HZ, origin_after
 from trio_bridge.ears import Audience, InnerEar
 from trio_bridge.intake import Intake
 from trio_bridge.pacing import Playout
-from trio_bridge.unpack import PAYLOAD_AT, Header, unpacker
+from trio_bridge.unpack import PAYLOAD_AT, TOGETHER, Header, unpacker
 
 
 class Stretch:
@@ -135,7 +135,12 @@ class Stretch:
         if not held:
             return []
         self._held, self._held_samples = [], 0
-        events = self._strand.go_on(self._unpacker.unpack(held))
+        if len(held) <= TOGETHER:
+            events = self._strand.go_on(self._unpacker.unpack(held))
+        else:
+            events = []
+            for at in range(0, len(held), TOGETHER):
+                events += self._strand.go_on(self._unpacker.unpack(held[at : at + TOGETHER]))
         self._needed = self._strand.samples_until_more
         return events
 

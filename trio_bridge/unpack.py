@@ -21,8 +21,8 @@ KEY_BYTES = 4
 PAYLOAD_AT = HEAD_BYTES + KEY_BYTES
 SHAPES = 64
 """Shapes remembered at once: a bot has one, and most bots have the same."""
-TOGETHER = 8
-"""Frames for which the room is kept; for more, which is rare, it is made anew."""
+TOGETHER = 10
+"""Frames unpacked in one go at most: 100 ms of frames of 10. The room for them is kept."""
 
 _WORD, _PCM16 = np.dtype("<u4"), np.dtype("<i2")
 _TO_FLOAT = np.float32(1.0 / FULL_SCALE)
@@ -68,14 +68,15 @@ class Unpacker:
         self._rooms: dict[int, _Room] = {}
 
     def unpack(self, frames: Sequence[bytes]) -> Samples:
-        """The samples of ``frames``, float32 ``(n,)``, averaged over channels.
+        """The samples of ``frames``, `TOGETHER` at most, as float32 ``(n,)``, averaged over
+        channels.
 
         They lie in shared memory and are good until the next call of this thread.
         """
         count = len(frames)
         room = self._rooms.get(count)
         if room is None:
-            room = self._new_room(count)
+            room = self._rooms[count] = _Room(count, self._words, self._lead, self._pcm_bytes)
         raw = b"".join((*frames, _SPARE))
         steps = (self._size, KEY_BYTES)
         masked = np.ndarray((count, self._words), _WORD, raw, self._words_at, steps)
@@ -88,12 +89,6 @@ class Unpacker:
             return samples
         mono: Samples = samples.reshape(-1, self._channels).mean(axis=1, dtype=np.float32)
         return mono
-
-    def _new_room(self, count: int) -> _Room:
-        room = _Room(count, self._words, self._lead, self._pcm_bytes)
-        if count <= TOGETHER:
-            self._rooms[count] = room
-        return room
 
 
 class _Room:

@@ -18,8 +18,9 @@ class AudioClock(trio.abc.Clock):
 
     Trio asks its clock how long it may sleep when no task can run. In that very call the hub
     of a bridge waits for audio and reads it, so a frame wakes nobody but the agent: no task of
-    the hub's, and no descriptor is armed again. Where frames are read one by one, that is a
-    fifth of what they cost. Without a hub this is a clock like any other.
+    the hub's, and no descriptor is armed again, which were 450 of 2,000 bytecodes a frame; and
+    busy polling turns a loop of three lines and not Trio's. Without a hub this is a clock like
+    any other.
     """
 
     def __init__(self) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 import outcome
 import trio
 
+from trio_bridge.bell import Bell
 from trio_bridge.edge.audio_clock import AudioClock
 from trio_bridge.edge.transport import READ_BYTES, RawStream
 
@@ -104,6 +105,7 @@ class HubStream(RawStream):
         if task is None:  # the sink has cancelled its own reader
             return
         self._leave()
+        Bell.woken += 1
         trio.lowlevel.reschedule(task, result)
 
     def _leave(self) -> None:
@@ -180,23 +182,22 @@ class Hub:
                 ours.wait = None
 
     def _wait(self, now_s: float, at_most_s: float) -> float:
-        """Wait for audio and read it; called by the clock, outside any task."""
-        quiet_s = now_s - self._heard_s
-        if quiet_s > QUIET_S:
+        """Wait for audio and read it, until a task is woken; called by the clock, outside any.
+
+        Of three frames of 20 ms one is only kept for the next: then the loop need not turn.
+        """
+        if now_s - self._heard_s > QUIET_S:
             return at_most_s
+        until_s = now_s + min(at_most_s, LONGEST_WAIT_S)
+        poll, woken = self._epoll.poll, Bell.woken
         try:
-            poll = self._epoll.poll
-            ready = poll(0, BATCH)
-            at_most_s = min(at_most_s, LONGEST_WAIT_S)
-            if not ready and self._poll_s:
-                until_s = now_s + min(at_most_s, self._poll_s - quiet_s)
-                while not ready and (now_s := time.perf_counter()) < until_s:
-                    ready = poll(0, BATCH)
-            if not ready:
-                ready = poll(at_most_s, BATCH)
-            if ready:
-                self._heard_s = now_s
-                self._serve(ready)
+            while now_s < until_s and Bell.woken == woken:
+                looks = now_s - self._heard_s < self._poll_s
+                ready = poll(0 if looks else until_s - now_s, BATCH)
+                now_s = time.perf_counter()
+                if ready:
+                    self._heard_s = now_s
+                    self._serve(ready)
         except BaseException as exc:  # `run` raises it
             self._fail(exc)
         return 0.0
