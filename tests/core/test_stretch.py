@@ -23,6 +23,7 @@ from trio_bridge.inflow import Inflow
 from trio_bridge.intake import Intake
 from trio_bridge.pacing import Playout
 from trio_bridge.stretch import Stretch
+from trio_bridge.unpack import TOGETHER
 from trio_bridge.wire.frames import (
     AudioFrame,
     FrameError,
@@ -220,6 +221,23 @@ def test_chunks_that_are_kept_stay_what_they_were_also_where_nothing_is_resample
     assert np.array_equal(
         np.concatenate(chunks), np.concatenate([from_pcm16(frame.pcm) for frame in frames])
     )
+
+
+def test_what_piles_up_before_the_agent_runs_is_heard_as_if_it_had_run_each_time() -> None:
+    heard = []
+    for piles in (False, True):
+        room = Room("mix", told=False, short=True, chunk_ms=20)
+        for n in range(3 * TOGETHER + 10):
+            room.now_s += 0.02
+            if n < 5 or not piles:
+                room.take_all()
+            room.hear("ann", n)
+        assert not piles or room.ear._inner.put_off, "all of it waits for one turn"
+        room.take_all()
+        room.inflow.finish(room.now_s)
+        room.take_all()
+        heard.append(room.events)
+    assert heard[0] == heard[1]
 
 
 def test_speech_of_ours_ends_the_short_way_so_that_a_barge_in_is_noticed() -> None:

@@ -749,6 +749,43 @@ async def test_audio_wakes_no_task_of_the_hubs_while_it_flows(clock: AudioClock)
     assert watcher.steps == 0
 
 
+async def test_audio_that_wakes_nobody_does_not_turn_the_loop(
+    clock: AudioClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame that is only kept for the next is read where the loop would sleep."""
+    monkeypatch.setattr("trio_bridge.edge.hub.LONGEST_WAIT_S", 5.0)
+    reads, heard = 0, Bell()
+
+    class Turns(trio.abc.Instrument):
+        waits = 0
+
+        def before_io_wait(self, timeout: float) -> None:
+            self.waits += 1
+
+    def sink(data: bytes) -> bool:
+        nonlocal reads
+        reads += 1
+        if reads % 50:
+            os.write(client.socket.fileno(), b"x")
+        else:
+            heard.ring()
+        return True
+
+    turns = Turns()
+    async with reading() as (hub, dialler), trio.open_nursery() as nursery:
+        client, server = await dialler.pair(hub)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        for round_ in range(2):
+            os.write(client.socket.fileno(), b"x")
+            await heard.wait()
+            if not round_:
+                trio.lowlevel.add_instrument(turns)
+        trio.lowlevel.remove_instrument(turns)
+        nursery.cancel_scope.cancel()
+    assert reads == 100
+    assert turns.waits < 5
+
+
 @pytest.mark.parametrize("poll_s", [0.0, 0.001])
 async def test_all_else_goes_on_while_audio_flows(clock: AudioClock, poll_s: float) -> None:
     """Timers, threads and other sockets, although the loop waits for audio alone."""
