@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import trio
+
+
+class Woken:
+    """How many tasks were woken so far, by bells and whoever else counts here; not those that
+    a cancellation or an event wakes."""
+
+    __slots__ = ("tasks",)
+
+    def __init__(self) -> None:
+        self.tasks = 0
+
+
+WOKEN = Woken()
+"""Of the process. Not a class's attribute: to change one costs as much as a ring."""
 
 
 class Bell:
     """Wakes the tasks that wait for it. It remembers nothing: look first, then wait."""
 
     __slots__ = ("_waiting",)
-
-    woken: ClassVar[int] = 0
-    """Tasks that bells have woken so far: whoever looks before and after something knows
-    whether it woke one."""
 
     def __init__(self) -> None:
         # A list: it has one task or none, and a ParkingLot costs twice as much a frame.
@@ -24,7 +32,7 @@ class Bell:
         """Wake every waiter; from any task, never waits."""
         if self._waiting:
             waiting, self._waiting = self._waiting, []
-            Bell.woken += len(waiting)
+            WOKEN.tasks += len(waiting)
             for task in waiting:
                 trio.lowlevel.reschedule(task)
 

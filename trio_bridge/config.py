@@ -134,7 +134,7 @@ class Settings(Limits):
     audio_poll_us: int = _setting(
         0,
         "us for which the loop goes on looking after it found audio, instead of sleeping; with "
-        "a tick of 0 only: 1000 take the last of the latency away and a whole core",
+        "a tick of 0 and an AudioClock only: 1000 take the last of the latency away and a core",
         low=0,
         high=1_000,
     )

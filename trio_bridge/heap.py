@@ -14,14 +14,14 @@ from collections.abc import Callable
 
 GIVE_BACK_S = 60.0
 """From one time to the next. With a heap of 150 MiB a look costs up to 0.7 ms of the event
-loop; to give back 2 of 52 MiB, as a hundred meetings leave each minute, 0.9 ms, and 130 of 150
-MiB, once, when most meetings have gone, 13 ms."""
+loop; to give back 2 of 52 MiB, as a hundred meetings leave each minute, 0.9 ms; 130 of 150 MiB,
+once, when most meetings have gone, 13 to 20 ms, and up to 5 each time while they stay free."""
 WORTH_IT = 1 / 16
 """Of the heap must be free. Meetings that talk and come and go leave some 10 % of it free, in
 pieces, a third of it whole pages."""
 HUGE_BYTES, WORTH_MORE = 512 << 20, 1 / 2
-"""A heap that takes 10 ms and more to look through, as of a program that we are a part of, must
-have this much free."""
+"""A heap as large, perhaps of a program that we are a part of, must have this much free: there
+it takes tens of ms."""
 
 LARGE_BYTES = 128 << 10
 """From here on a block has pages of its own, which go back the moment it is freed. That is

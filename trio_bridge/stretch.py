@@ -135,7 +135,7 @@ class Stretch:
         if not held:
             return []
         self._held, self._held_samples = [], 0
-        if len(held) <= TOGETHER:
+        if len(held) <= TOGETHER:  # nearly always
             events = self._strand.go_on(self._unpacker.unpack(held))
         else:
             events = []

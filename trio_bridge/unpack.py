@@ -74,6 +74,7 @@ class Unpacker:
         They lie in shared memory and are good until the next call of this thread.
         """
         count = len(frames)
+        assert count <= TOGETHER
         room = self._rooms.get(count)
         if room is None:
             room = self._rooms[count] = _Room(count, self._words, self._lead, self._pcm_bytes)

@@ -8,19 +8,20 @@ import os
 import select
 import socket as stdlib_socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_bridge.bell import Bell
+from trio_bridge.bell import WOKEN, Bell
 from trio_bridge.edge import Edge, EdgeLimits, Socket
 from trio_bridge.edge.audio_clock import AudioClock
 from trio_bridge.edge.hub import BATCH, QUIET_S, Hub, HubStream
 from trio_bridge.edge.tick import LONGEST_TICK_S, QUIET_TICKS, TickingHub
-from trio_bridge.edge.transport import RawStream
+from trio_bridge.edge.transport import READ_BYTES, RawStream
 
 from .peers import BINARY, CLOSE, PING, PONG, TEXT, App, frame, on_loopback
 
@@ -37,7 +38,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests in real time run twice: the second time the loop waits for audio in its clock."""
     if {"autojump_clock", "clock"}.isdisjoint(metafunc.fixturenames):
         metafunc.fixturenames.append("clock")
-        metafunc.parametrize("clock", [None, AudioClock()], ids=["system clock", "audio clock"])
+        clocks = ["system clock", "audio clock"]
+        metafunc.parametrize("clock", clocks, indirect=True)
 
 
 class Dialler:
@@ -111,6 +113,14 @@ class Sink:
     def __call__(self, data: bytes) -> bool:
         self.reads.append(data)
         return len(self.got) < self._enough
+
+
+@pytest.fixture
+def clock(request: pytest.FixtureRequest) -> Iterator[AudioClock | None]:
+    """Of the test's loop: one that lets a hub wait for audio, unless told otherwise."""
+    clock = None if getattr(request, "param", "") == "system clock" else AudioClock()
+    yield clock
+    assert clock is None or clock.wait is None
 
 
 # -- what a read promises, with the hub and without ------------------------------------------
@@ -430,6 +440,23 @@ async def test_a_tick_behind_one_that_came_late_says_nothing_of_how_many_frames_
         nursery.cancel_scope.cancel()
 
 
+async def test_with_a_tick_all_that_has_come_is_read_however_much(
+    autojump_clock: MockClock,
+) -> None:
+    """Ten speakers' streams on one socket are 20 KiB in 20 ms, more than one read takes."""
+    autojump_clock.autojump_threshold = math.inf
+    sink, much = Sink(), bytes(5 * READ_BYTES + 1)
+    async with reading(tick_s=0.05) as (hub, dialler), trio.open_nursery() as nursery:
+        client, server = await dialler.pair(hub)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        await wait_all_tasks_blocked()
+        await client.send_all(much)
+        await wait_all_tasks_blocked()
+        assert sink.got == much
+        assert max(map(len, sink.reads)) == READ_BYTES
+        nursery.cancel_scope.cancel()
+
+
 async def test_with_a_tick_what_comes_while_others_are_read_waits_for_the_next(
     autojump_clock: MockClock,
 ) -> None:
@@ -713,12 +740,6 @@ async def test_cancelling_hub_and_readers_together_leaves_nothing_registered() -
 # -- in the loop's clock -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def clock() -> AudioClock:
-    """Of a loop that lets a hub wait for audio."""
-    return AudioClock()
-
-
 class StepsOf(trio.abc.Instrument):
     """Counts a task's turns."""
 
@@ -729,7 +750,12 @@ class StepsOf(trio.abc.Instrument):
         self.steps += self.name in task.name
 
 
-async def test_audio_wakes_no_task_of_the_hubs_while_it_flows(clock: AudioClock) -> None:
+async def test_audio_wakes_no_task_of_the_hubs_while_it_flows(
+    clock: AudioClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "trio_bridge.edge.hub.QUIET_S", math.inf
+    )  # also on a machine that stalls
     watcher, heard = StepsOf("Hub.run"), Bell()
 
     def sink(data: bytes) -> bool:
@@ -739,14 +765,58 @@ async def test_audio_wakes_no_task_of_the_hubs_while_it_flows(clock: AudioClock)
     async with reading() as (hub, dialler), trio.open_nursery() as nursery:
         client, server = await dialler.pair(hub)
         nursery.start_soon(server.read_into, sink, AT_MOST)
-        for number in range(50):
-            if number == 1:
-                trio.lowlevel.add_instrument(watcher)
+        trio.lowlevel.add_instrument(watcher)
+        steps = []
+        for _ in range(50):
             os.write(client.socket.fileno(), b"x")
             await heard.wait()
+            steps.append(watcher.steps)
         trio.lowlevel.remove_instrument(watcher)
         nursery.cancel_scope.cancel()
-    assert watcher.steps == 0
+    assert steps[1] > 0, "it is that task that hears the first"
+    assert steps[1:] == [steps[1]] * 49
+
+
+class Asked:
+    """An epoll that nothing comes to, and the time, which goes on by 0.2 ms each time."""
+
+    def __init__(self) -> None:
+        self.now_s, self.waits_ms = 0.0, list[float]()
+
+    def poll(self, wait_s: float, most: int) -> list[tuple[int, int]]:
+        self.waits_ms.append(round(1000 * wait_s, 6))
+        self.now_s += 0.0002
+        return []
+
+
+@pytest.mark.parametrize(
+    ("poll_s", "waits_ms"),
+    [(0.0, [1.0, 0.8, 0.6, 0.4, 0.2]), (0.0005, [0, 0, 0, 0.4, 0.2]), (0.001, [0] * 5)],
+)
+async def test_told_to_poll_the_loop_looks_for_so_long_before_it_waits(
+    clock: AudioClock, poll_s: float, waits_ms: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, asked = Hub(poll_s), Asked()
+    hub._epoll.close()
+    monkeypatch.setattr(hub, "_epoll", asked)
+    time = SimpleNamespace(perf_counter=lambda: asked.now_s)
+    monkeypatch.setattr("trio_bridge.edge.hub.time", time)
+    hub._heard_s = 0.0
+    assert hub._wait(0.0, 10.0) == 0.0
+    assert asked.waits_ms == waits_ms
+
+
+async def test_who_reads_on_for_another_reason_ends_the_wait_too(clock: AudioClock) -> None:
+    """A control frame, say: the connection's own task is woken, by no bell."""
+    async with reading() as (hub, dialler), trio.open_nursery() as nursery:
+        client, server = await dialler.pair(hub)
+        sink = Sink(enough=1)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        await wait_all_tasks_blocked()
+        before = WOKEN.tasks
+        await client.send_all(b"x")
+        await until(lambda: bool(sink.reads))
+        assert WOKEN.tasks == before + 1
 
 
 async def test_audio_that_wakes_nobody_does_not_turn_the_loop(
@@ -824,9 +894,9 @@ async def test_when_no_audio_comes_the_loop_sleeps_as_usual(
             await client.send_all(b"x")
             await until(lambda number=number: len(sink.reads) == number)  # type: ignore[misc]
             assert clock.wait is not None
-            assert clock.wait(trio.current_time(), 10.0) == 0.0, "soon there may be more"
+            assert clock.wait(hub._heard_s, 10.0) == 0.0, "soon there may be more"
             await wait_all_tasks_blocked()  # which they are only once the loop sleeps
-            assert clock.wait(trio.current_time() + 2 * QUIET_S, 10.0) == 10.0
+            assert clock.wait(hub._heard_s + 2 * QUIET_S, 10.0) == 10.0
         nursery.cancel_scope.cancel()
 
 
@@ -871,6 +941,7 @@ async def test_what_ends_the_reading_in_the_clock_ends_the_hub_and_not_the_loop(
             await heard.wait()
             sink_raises = True
         await trio.sleep_forever()
+    assert hub._fault is not None, "it was the clock that met it"
     assert clock.wait is None
 
 
@@ -889,8 +960,30 @@ async def test_of_two_hubs_in_a_loop_one_waits_in_its_clock_and_the_other_as_usu
             nursery.start_soon(server.read_into, sinks[-1], AT_MOST)
             await client.send_all(b"x")
         await until(lambda: all(sink.got == b"x" for sink in sinks))
+        assert clock.wait in (one._wait, two._wait)
         nursery.cancel_scope.cancel()
     assert clock.wait is None
+
+
+async def test_when_a_hub_is_over_the_next_has_the_clock(clock: AudioClock) -> None:
+    sink = Sink()
+    async with reading() as (new, dialler), trio.open_nursery() as nursery:
+        client, server = await dialler.pair(new)
+        async with reading() as (old, others), trio.open_nursery() as until_then:
+            its_client, its_server = await others.pair(old)
+            its_sink = Sink()
+            until_then.start_soon(its_server.read_into, its_sink, AT_MOST)
+            await its_client.send_all(b"x")
+            await until(lambda: its_sink.got == b"x")
+            nursery.start_soon(server.read_into, sink, AT_MOST)
+            await client.send_all(b"x")
+            await until(lambda: sink.got == b"x")
+            assert clock.wait == old._wait
+            until_then.cancel_scope.cancel()
+        await client.send_all(b"y")
+        await until(lambda: sink.got == b"xy")
+        assert clock.wait == new._wait
+        nursery.cancel_scope.cancel()
 
 
 async def test_without_a_hub_it_is_a_clock_like_any_other(clock: AudioClock) -> None:

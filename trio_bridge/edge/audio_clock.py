@@ -14,24 +14,25 @@ raise: that would end the loop."""
 
 
 class AudioClock(trio.abc.Clock):
-    """Keeps the time as Trio's own clock does, and lets a bridge wait for audio.
+    """Keeps the time, and lets one bridge of the loop wait for audio.
 
     Trio asks its clock how long it may sleep when no task can run. In that very call the hub
     of a bridge waits for audio and reads it, so a frame wakes nobody but the agent: no task of
     the hub's, and no descriptor is armed again, which were 450 of 2,000 bytecodes a frame; and
-    busy polling turns a loop of three lines and not Trio's. Without a hub this is a clock like
-    any other.
+    busy polling turns a loop of three lines and not Trio's. What else there is to do, another
+    bridge's audio too, may wait for 2 ms meanwhile. Without a hub this is a clock like any
+    other. Not for guest mode: the host would wait as well.
     """
 
     def __init__(self) -> None:
         self.wait: Wait | None = None
-        """None: nobody waits for audio."""
+        """Of the hub that came first, until it is over; None: nobody waits for audio."""
 
     def start_clock(self) -> None:
         """There is nothing to start."""
 
     def current_time(self) -> float:
-        """Seconds; only differences mean something."""
+        """`time.perf_counter`, without the offset of Trio's own: `Hub` looks at both."""
         return time.perf_counter()
 
     def deadline_to_sleep_time(self, deadline: float) -> float:

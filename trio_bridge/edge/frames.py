@@ -180,7 +180,7 @@ class Cutter:
         if length == size and data.startswith(head):  # as nearly always
             self.frames += 1
             if follower is None or not follower.take(data, now_s):
-                self._ask_anew(on_audio, data)
+                self._hear_anew(on_audio, data)
             return b""
         start = 0
         for end in range(length, min(size, length * turn) + 1, length):
@@ -189,12 +189,12 @@ class Cutter:
             self.frames += 1
             frame = data[start:end]
             if follower is None or not follower.take(frame, now_s):
-                follower = self._ask_anew(on_audio, frame)
+                follower = self._hear_anew(on_audio, frame)
             start = end
         return data[start:] if start else data
 
-    def _ask_anew(self, on_audio: OnAudio, frame: bytes) -> Follower | None:
-        """Who takes the frames that are like ``frame``, as the one before no longer is."""
+    def _hear_anew(self, on_audio: OnAudio, frame: bytes) -> Follower | None:
+        """Give ``frame`` to ``on_audio``, which names who takes those that are like it."""
         self._follower = None
         self._follower = follower = on_audio(unmask(frame, _SHORT_START, len(frame)))
         return follower

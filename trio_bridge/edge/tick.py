@@ -25,7 +25,8 @@ QUIET_TICKS = 20
 class TickingHub(Hub, trio.abc.Instrument):
     """Reads the sockets of every `HubStream` that waits in `read_into`, once a tick.
 
-    What comes while the others are read waits for the next.
+    What comes while the others are read waits for the next; but of what has come everything is
+    read, however much. The clock is not asked here to wait for audio.
     """
 
     def __init__(self, tick_s: float) -> None:
@@ -35,7 +36,7 @@ class TickingHub(Hub, trio.abc.Instrument):
         self._due_s = math.inf
         """When the hook is to read next."""
         self._ready: list[tuple[int, int]] = []
-        """Descriptors that had bytes at this tick and were not read yet."""
+        """Descriptors that had bytes at this tick, of which not all were read yet."""
         self._looked_s = -math.inf
         """When the last tick was."""
         self._long_s = max(tick_s, min(2 * tick_s, LONGEST_TICK_S))
@@ -83,10 +84,10 @@ class TickingHub(Hub, trio.abc.Instrument):
                 return
             ready = self._epoll.poll(0, max(1, len(self._streams)))
             self._set_next_tick(len(ready), now_s)
-        self._ready = ready[BATCH:]
-        if self._ready:
+        self._ready = rest = ready[BATCH:]
+        rest += self._serve(ready[:BATCH])
+        if rest:
             self._bell.ring()
-        self._serve(ready[:BATCH])
 
     def _set_next_tick(self, found: int, now_s: float) -> None:
         gathered_s, self._looked_s = now_s - self._looked_s, now_s
