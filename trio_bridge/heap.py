@@ -1,10 +1,10 @@
-"""What the heap has free goes back to the system.
+"""What the heap has free goes back to the system, when that is most of it.
 
 glibc gives back only what is free at the top of the heap. Below, a page that was in use once
 stays resident: after a rush hour of a hundred meetings the process kept 70 MiB of which it used
-9, and while meetings talk and come and go it grew by some MiB an hour although what they used
-did not, since in each stall of the machine frames pile up where nobody has been yet. Where
-there is no glibc this does nothing; other allocators look after it themselves.
+9. While meetings go on nothing is given back, since they need it again within seconds: given
+back each minute, 2 of 125 MiB went and came back by and by, 3 MiB an hour after half an hour.
+Where there is no glibc this does nothing; other allocators look after it themselves.
 """
 
 from __future__ import annotations
@@ -14,14 +14,9 @@ from collections.abc import Callable
 
 GIVE_BACK_S = 60.0
 """From one time to the next. With a heap of 150 MiB a look costs up to 0.7 ms of the event
-loop; to give back 2 of 52 MiB, as a hundred meetings leave each minute, 0.9 ms; 130 of 150 MiB,
-once, when most meetings have gone, 13 to 20 ms, and up to 5 each time while they stay free."""
-WORTH_IT = 1 / 16
-"""Of the heap must be free. Meetings that talk and come and go leave some 10 % of it free, in
-pieces, a third of it whole pages."""
-HUGE_BYTES, WORTH_MORE = 512 << 20, 1 / 2
-"""A heap as large, perhaps of a program that we are a part of, must have this much free: there
-it takes tens of ms."""
+loop, and to give back 130 of them 13 ms, once, when most meetings have gone."""
+MOSTLY = 0.5
+"""Of the heap must be free. Meetings that talk and come and go leave 5 to 10 % of it free."""
 
 LARGE_BYTES = 128 << 10
 """From here on a block has pages of its own, which go back the moment it is freed. That is
@@ -58,13 +53,12 @@ _glibc = _find()
 
 
 def give_back() -> bool:
-    """Give back every whole page that is free, if it may be worth it; whether it was done."""
+    """Give back every whole page that is free, if most of the heap is; whether it was."""
     if _glibc is None:
         return False
     look, trim = _glibc
     info = look()
-    share = WORTH_IT if info.arena < HUGE_BYTES else WORTH_MORE
-    if info.fordblks < share * info.arena:
+    if info.fordblks < MOSTLY * info.arena:
         return False
     trim(0)
     return True
