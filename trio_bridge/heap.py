@@ -3,7 +3,7 @@
 glibc gives back only what is free at the top of the heap. Below, a page that was in use once
 stays resident: after a rush hour of a hundred meetings the process kept 70 MiB of which it used
 9. While meetings go on nothing is given back, since they need it again within seconds: given
-back each minute, 2 of 125 MiB went and came back by and by, 3 MiB an hour after half an hour.
+back each minute, 2 of 125 MiB went and came back by and by, about 1 in a quarter of an hour.
 Where there is no glibc this does nothing; other allocators look after it themselves.
 """
 

@@ -12,13 +12,16 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
 import trio
 
 from tests.edge.peers import CLOSE, TEXT, Peer, close_payload, frame
+from trio_bridge import AudioClock, cli
 from trio_bridge.config import Settings
+from trio_bridge.fleet.post import LIFELINE_VARIABLE
 from trio_bridge.meeting import Meeting
 from trio_bridge.server import Address, Server
 
@@ -199,6 +202,23 @@ async def test_a_meeting_that_runs_is_given_its_time_and_a_second_signal_ends_it
             errors = seen + errors
     assert status == 0, errors
     assert "Traceback" not in errors
+
+
+def test_a_server_and_a_worker_run_in_a_loop_that_can_wait_for_audio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs: list[object] = []
+    monkeypatch.setattr(trio, "run", lambda *_, clock: runs.append(type(clock)))
+    for name in ("keep_large_apart", "_collect_rarely"):
+        monkeypatch.setattr(cli, name, lambda: None)
+    monkeypatch.setattr(cli, "set_up_logging", lambda *_: None)
+    assert cli.main(["--port", "0"]) == 0
+    post = SimpleNamespace(settings=Settings(), slot=0)
+    monkeypatch.setattr("trio_bridge.fleet.worker.open_lifeline", lambda _: (None, post))
+    monkeypatch.setattr("trio_bridge.fleet.worker.name_worker_in_logs", lambda _: None)
+    monkeypatch.setenv(LIFELINE_VARIABLE, "7")
+    assert cli.main([]) == 0
+    assert runs == [AudioClock, AudioClock]
 
 
 async def test_settings_come_from_flag_variable_and_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -39,6 +40,12 @@ def test_frames_unpack_together_as_each_does_alone(
     alone = np.concatenate([from_pcm16(said, channels) for said in pcm])
     assert unpacked.dtype == np.float32
     assert unpacked.tobytes() == alone.tobytes()
+
+
+def test_more_than_the_room_is_for_is_our_own_bug() -> None:
+    one = frame(BINARY, b"\x01\x00\x00\x00\x00" + noise_pcm(480, 1))
+    with pytest.raises(AssertionError):
+        unpacker(len(one), 5, 1).unpack([one] * (TOGETHER + 1))
 
 
 @given(st.binary(min_size=1, max_size=70), st.binary(min_size=130, max_size=200), keys)

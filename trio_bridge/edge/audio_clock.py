@@ -18,10 +18,10 @@ class AudioClock(trio.abc.Clock):
 
     Trio asks its clock how long it may sleep when no task can run. In that very call the hub
     of a bridge waits for audio and reads it, so a frame wakes nobody but the agent: no task of
-    the hub's, and no descriptor is armed again, which were 450 of 2,000 bytecodes a frame; and
-    busy polling turns a loop of three lines and not Trio's. What else there is to do, another
-    bridge's audio too, may wait for 2 ms meanwhile. Without a hub this is a clock like any
-    other. Not for guest mode: the host would wait as well.
+    the hub's, and no descriptor is armed again. What that is for is busy polling, which turns a
+    loop of three lines and not Trio's; while the loop sleeps between frames it saves next to
+    nothing. What else there is to do, another bridge's audio too, may wait for 2 ms meanwhile.
+    Without a hub this is a clock like any other. Not for guest mode: the host would wait too.
     """
 
     def __init__(self) -> None:
