@@ -5,8 +5,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from wsproto.frame_protocol import FrameProtocol
 
-from trio_bridge.edge.frames import Cutter, Violation, close_frame, unmask
+from trio_bridge.edge.frames import Cutter, Violation, close_frame, text_frame, unmask
 from trio_bridge.edge.limits import EdgeLimits
 
 from .peers import BINARY, CLOSE, PING, PONG, TEXT, close_payload, frame
@@ -90,6 +91,17 @@ def test_any_cut_of_the_stream_gives_the_same_result(
     assert outcome(*pieces, armed=armed, closing=closing, turn=1) == whole
     bytewise = [data[i : i + 1] for i in range(min(len(data), 2000))]
     assert outcome(*bytewise, data[2000:], armed=armed, closing=closing) == whole
+
+
+@given(st.text(max_size=300), st.sampled_from([0, 0, 0, 100, 65_000, 70_000]))
+@example("a" * 125, 0)
+@example("a" * 126, 0)
+@example("a" * 65_535, 0)
+@example("a" * 65_536, 0)
+def test_what_we_write_is_the_frame_that_wsproto_writes(text: str, more: int) -> None:
+    text += "x" * more
+    protocol = FrameProtocol(client=False, extensions=[])
+    assert text_frame(text) == protocol.send_data(text, fin=True)
 
 
 @given(st.binary(min_size=4, max_size=300), st.integers(0, 9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
@@ -12,6 +13,7 @@ from trio_bridge.edge.limits import EdgeLimits
 from .peers import CLOSE, TEXT, Pipe, close_payload, frame
 
 ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+PONG_FRAME = b"\x8a\x00"
 
 
 async def test_the_head_comes_first_and_the_rest_after_the_101(
@@ -105,3 +107,100 @@ async def test_a_stranger_who_broke_a_rule_is_read_to_its_close(
     data = await gate.receive_some()
     assert data[0] == 0x80 | CLOSE
     assert gate.verdict is not None
+
+
+@attrs.define(eq=False)
+class Slow(Pipe):
+    """Takes a second for half of what it is given, and one for the rest."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        half = len(data) // 2
+        for part in (data[:half], data[half:]):
+            await trio.sleep(1)
+            await super().send_all(part)
+
+
+async def opened(pipe: Pipe) -> Gate:
+    gate = Gate(pipe, b"", b"", EdgeLimits())
+    await gate.send_all(ACCEPTED)
+    return gate
+
+
+async def test_messages_and_answers_are_written_whole_and_as_they_came(
+    autojump_clock: MockClock,
+) -> None:
+    client, server = memory_stream_pair()
+    gate = await opened(Slow(server))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gate.send_text, "one")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(gate.send_all, PONG_FRAME)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(gate.send_text, "two")
+    said = bytes(await client.receive_some())
+    assert said == ACCEPTED + b"\x81\x03one" + PONG_FRAME + b"\x81\x03two"
+
+
+async def test_an_answer_has_its_turn_before_a_flood_of_messages_goes_on(
+    autojump_clock: MockClock,
+) -> None:
+    client, server = memory_stream_pair()
+    gate = await opened(Slow(server))
+
+    async def flood() -> None:
+        for _ in range(10):
+            await gate.send_text("one")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(gate.send_all, PONG_FRAME)
+    said = bytes(await client.receive_some())
+    assert said == ACCEPTED + b"\x81\x03one" + PONG_FRAME + 9 * b"\x81\x03one"
+
+
+async def test_no_message_follows_our_close(autojump_clock: MockClock) -> None:
+    client, server = memory_stream_pair()
+    gate = await opened(Slow(server))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gate.send_all, b"\x88\x00")
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BrokenResourceError):
+            await gate.send_text("too late")
+    assert bytes(await client.receive_some()) == ACCEPTED + b"\x88\x00"
+
+
+async def test_a_message_that_is_cancelled_while_it_waits_its_turn_costs_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    client, server = memory_stream_pair()
+    gate = await opened(Slow(server))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gate.send_text, "one")
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(0.5) as scope:
+            await gate.send_text("not sent")
+    assert scope.cancelled_caught
+    await gate.send_text("two")
+    assert bytes(await client.receive_some()) == ACCEPTED + b"\x81\x03one\x81\x03two"
+
+
+async def test_who_waits_behind_a_write_that_stalls_is_told_that_the_stream_is_dead(
+    autojump_clock: MockClock,
+) -> None:
+    _client, server = memory_stream_pair()
+    pipe = Pipe(server)
+    gate = await opened(pipe)
+    pipe.stalled = True
+    ends: list[float] = []
+
+    async def say() -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await gate.send_text("hello")
+        ends.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(say)
+        nursery.start_soon(say)
+    assert ends == [gate._limits.write_s] * 2
+    assert gate.torn

@@ -80,6 +80,17 @@ def close_frame(violation: Violation) -> bytes:
     return bytes([_FIN | CLOSE, _MASKED | len(body), 0, 0, 0, 0]) + body
 
 
+def text_frame(text: str) -> bytes:
+    """Encode a message of ours in one frame, which is not masked (RFC 6455 §5.1)."""
+    payload = text.encode()
+    size = len(payload)
+    if size < 126:
+        return bytes((_WHOLE_TEXT, size)) + payload
+    if size < 1 << 16:
+        return bytes((_WHOLE_TEXT, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((_WHOLE_TEXT, 127)) + size.to_bytes(8, "big") + payload
+
+
 class Cutter:
     """One connection's inbound bytes: `feed` them, then `cut` until nothing is `pending`."""
 

@@ -95,9 +95,11 @@ class Socket:
         Raises:
             SocketClosedError: closed, gone, or stalled for ``write_s``.
         """
+        if self._ws.closed is not None:
+            raise self._ended()
         try:
-            await self._ws.send_message(text)
-        except ConnectionClosed as exc:
+            await self._gate.send_text(text)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._ended() from exc
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
