@@ -18,7 +18,7 @@ from trio_bridge.audio.timeline import RATE_HZ, origin_after
 from trio_bridge.ears import Audience, InnerEar
 from trio_bridge.intake import Intake
 from trio_bridge.pacing import Playout
-from trio_bridge.unpack import PAYLOAD_AT, TOGETHER, Header, unpacker
+from trio_bridge.unpack import Header, Parcel
 
 
 class Stretch:
@@ -36,18 +36,18 @@ class Stretch:
         "_frames",
         "_head",
         "_header",
-        "_held",
         "_held_samples",
         "_intake",
         "_length",
         "_length_s",
         "_needed",
         "_origin_s",
+        "_parcel",
         "_playout",
         "_said",
+        "_step",
         "_strand",
         "_tells_each_time",
-        "_unpacker",
         "arrived_s",
     )
 
@@ -66,8 +66,7 @@ class Stretch:
         self._ear, self._strand = ear, strand
         self._header = Header(header)
         self._length, self._length_s = length, length / RATE_HZ
-        size = PAYLOAD_AT + len(header) + 2 * length * intake.channels
-        self._unpacker = unpacker(size, len(header), intake.channels)
+        self._parcel = Parcel(len(header), length, intake.channels)
         self._ended = False
         self._said = playout.said
         timeline = intake.timeline
@@ -75,9 +74,9 @@ class Stretch:
         self._frames = 0
         self.arrived_s = now_s
         """When the last frame came."""
-        self._held: list[bytes] = []
         self._held_samples = 0
-        self._needed = strand.samples_until_more
+        """In the parcel."""
+        self._needed, self._step = strand.samples_until_more, strand.samples_from_more_to_more
         self._tells_each_time = strand.tells_each_time
 
     @classmethod
@@ -120,35 +119,36 @@ class Stretch:
         self._head = head + length
         self._frames += 1
         self.arrived_s = now_s
-        self._held.append(frame)
-        self._held_samples = held = self._held_samples + length
-        if held >= self._needed:
-            if self._tells_each_time:
-                ear.wake_for(self._pour)
-            elif events := self._pour():
-                ear.wake_with(events)
+        self._parcel.frames.append(frame)
+        before, needed = self._held_samples, self._needed
+        self._held_samples = held = before + length
+        if held >= needed:
+            if not self._tells_each_time:
+                if events := self._pour():
+                    ear.wake_with(events)
+                return True
+            if before < needed:
+                self._parcel.announce()
+            ear.wake_for(self._pour)
         return True
 
     def _pour(self) -> list[HeardEvent]:
         """Let the strand have what is held; what comes of it."""
-        held = self._held
+        held, self._held_samples = self._held_samples, 0
         if not held:
             return []
-        self._held, self._held_samples = [], 0
-        if len(held) <= TOGETHER:  # nearly always
-            events = self._strand.go_on(self._unpacker.unpack(held))
-        else:
-            events = []
-            for at in range(0, len(held), TOGETHER):
-                events += self._strand.go_on(self._unpacker.unpack(held[at : at + TOGETHER]))
-        self._needed = self._strand.samples_until_more
+        parcel, strand = self._parcel, self._strand
+        events = strand.go_on(parcel.take())
+        while parcel.frames:  # it was unpacked along with others' before these came
+            events += strand.go_on(parcel.take())
+        self._needed = (self._needed - held) % self._step or self._step
         return events
 
     def end(self) -> None:
         """The next frame is heard another way: nothing is held back any more."""
         self._ended = True
         self.settle()
-        if self._held:
+        if self._held_samples:
             self._ear.put_off = None  # it was ours
             if events := self._pour():
                 self._ear.wake_with(events)

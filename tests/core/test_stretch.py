@@ -23,7 +23,7 @@ from trio_bridge.inflow import Inflow
 from trio_bridge.intake import Intake
 from trio_bridge.pacing import Playout
 from trio_bridge.stretch import Stretch
-from trio_bridge.unpack import TOGETHER
+from trio_bridge.unpack import ROOM_SAMPLES
 from trio_bridge.wire.frames import (
     AudioFrame,
     FrameError,
@@ -227,7 +227,7 @@ def test_what_piles_up_before_the_agent_runs_is_heard_as_if_it_had_run_each_time
     heard = []
     for piles in (False, True):
         room = Room("mix", told=False, short=True, chunk_ms=20)
-        for n in range(3 * TOGETHER + 10):
+        for n in range(3 * ROOM_SAMPLES // 960 + 10):
             room.now_s += 0.02
             if n < 5 or not piles:
                 room.take_all()

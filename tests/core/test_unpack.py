@@ -1,16 +1,17 @@
-"""Frames that are alike become the samples that each alone would, to the bit."""
+"""Frames of many meetings become the samples that each alone would, to the bit."""
 
 from __future__ import annotations
 
 import threading
+from random import Random
 
+import attrs
 import numpy as np
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_bridge.audio.pcm import Samples, from_pcm16
-from trio_bridge.unpack import TOGETHER, Header, unpacker
+from trio_bridge.unpack import ROOM_SAMPLES, Header, Parcel
 
 from ..edge.peers import BINARY, frame
 
@@ -22,30 +23,117 @@ def noise_pcm(count: int, seed: int) -> bytes:
     return noise.astype("<i2").tobytes()
 
 
-@given(
-    st.binary(min_size=5, max_size=40),
-    st.integers(64, 500),  # below, a length has no 16 bits and the short way is not taken
-    st.sampled_from([1, 2]),
-    st.lists(keys, min_size=1, max_size=TOGETHER),
-)
-@example(b"\x01\x00\x00\x00\x00", 4_800, 1, [b"\xff\x00\x80\x01"])
-def test_frames_unpack_together_as_each_does_alone(
-    header: bytes, samples: int, channels: int, masks: list[bytes]
+def parcel_of(header: bytes, pcm: list[bytes], masks: list[bytes], channels: int) -> Parcel:
+    parcel = Parcel(len(header), len(pcm[0]) // 2 // channels, channels)
+    for said, mask in zip(pcm, masks, strict=True):
+        parcel.frames.append(frame(BINARY, header + said, mask=mask))
+    return parcel
+
+
+@attrs.frozen
+class Meeting:
+    """One with frames that wait, and what is in them."""
+
+    parcel: Parcel
+    alone: bytes
+    """Its samples, each frame unpacked alone."""
+
+
+@st.composite
+def meetings(draw: st.DrawFn) -> list[Meeting]:
+    """Some with samples of one length, names of any and frames of any number."""
+    samples = draw(st.integers(64, 500))  # below, a length has no 16 bits
+    channels = draw(st.sampled_from([1, 2]))
+    found = list[Meeting]()
+    for headed, masks in draw(
+        st.lists(
+            st.tuples(
+                st.binary(min_size=5, max_size=40), st.lists(keys, min_size=1, max_size=9)
+            ),
+            min_size=1,
+            max_size=12,
+        )
+    ):
+        seed = 100 * len(found)
+        pcm = [noise_pcm(samples * channels, seed + n) for n in range(len(masks))]
+        alone = np.concatenate([from_pcm16(said, channels) for said in pcm])
+        parcel = parcel_of(headed, pcm, masks, channels)
+        found.append(Meeting(parcel, alone.tobytes()))
+    return found
+
+
+def all_of(parcel: Parcel) -> bytes:
+    taken = [parcel.take().copy()]
+    while parcel.frames:
+        taken.append(parcel.take().copy())
+    assert all(part.dtype == np.float32 for part in taken)
+    return b"".join(part.tobytes() for part in taken)
+
+
+@given(meetings(), st.randoms(use_true_random=False), st.data())
+def test_frames_of_all_meetings_unpack_as_each_does_alone(
+    rooms: list[Meeting], chance: Random, data: st.DataObject
 ) -> None:
-    pcm = [noise_pcm(samples * channels, seed) for seed in range(len(masks))]
-    frames = [
-        frame(BINARY, header + said, mask=mask) for said, mask in zip(pcm, masks, strict=True)
-    ]
-    unpacked = unpacker(len(frames[0]), len(header), channels).unpack(frames)
-    alone = np.concatenate([from_pcm16(said, channels) for said in pcm])
-    assert unpacked.dtype == np.float32
-    assert unpacked.tobytes() == alone.tobytes()
+    for room in rooms:
+        if data.draw(st.booleans()):
+            room.parcel.announce()
+    chance.shuffle(rooms)
+    for room in rooms:
+        assert all_of(room.parcel) == room.alone
 
 
-def test_more_than_the_room_is_for_is_our_own_bug() -> None:
-    one = frame(BINARY, b"\x01\x00\x00\x00\x00" + noise_pcm(480, 1))
-    with pytest.raises(AssertionError):
-        unpacker(len(one), 5, 1).unpack([one] * (TOGETHER + 1))
+def test_more_frames_than_there_is_room_for_are_taken_by_and_by() -> None:
+    pcm = [noise_pcm(9_600, seed) for seed in range(9)]  # 200 ms each
+    parcel = parcel_of(HEADER, pcm, [b"\x01\x02\x03\x04"] * 9, 1)
+    parcel.announce()
+    assert len(parcel.take()) == ROOM_SAMPLES // 9_600 * 9_600
+    assert all_of(parcel) == from_pcm16(b"".join(pcm[3:])).tobytes()
+
+
+def test_what_is_announced_is_unpacked_along_and_what_comes_then_waits() -> None:
+    one, other = some_parcel(1), some_parcel(2)
+    other.announce()
+    one.take()
+    assert not other.frames
+    other.frames.append(frame(BINARY, HEADER + noise_pcm(960, 3), mask=b"\x05\x06\x07\x08"))
+    other.announce()
+    some_parcel(4).take()
+    assert other.take().tobytes() == from_pcm16(noise_pcm(960, 2)).tobytes()
+    assert other.take().tobytes() == from_pcm16(noise_pcm(960, 3)).tobytes()
+
+
+def test_what_nobody_has_taken_yet_stays_what_it_was() -> None:
+    """Of a meeting whose agent was cancelled nobody ever may."""
+    late = some_parcel(1)
+    late.announce()
+    for seed in range(2, 9):
+        some_parcel(seed).take()
+    assert late.take().tobytes() == from_pcm16(noise_pcm(960, 1)).tobytes()
+
+
+def test_the_room_is_used_again_once_everybody_has_taken_his() -> None:
+    parcels = [some_parcel(seed) for seed in range(3)]
+    for parcel in parcels:
+        parcel.announce()
+    first, *others = [parcel.take() for parcel in parcels]
+    assert np.shares_memory(some_parcel(9).take(), first)
+    assert not any(np.shares_memory(first, other) for other in others)
+
+
+def test_what_does_not_fit_beside_others_waits_for_its_own_turn() -> None:
+    few, many = some_parcel(1), some_parcel(2)
+    many.frames *= ROOM_SAMPLES // 960
+    many.announce()
+    assert len(few.take()) == 960
+    assert len(many.frames) == ROOM_SAMPLES // 960
+    assert len(many.take()) == ROOM_SAMPLES
+
+
+HEADER = b"\x01\x00\x00\x00\x00"
+
+
+def some_parcel(seed: int) -> Parcel:
+    return parcel_of(HEADER, [noise_pcm(960, seed)], [bytes([1, 2, seed, 4])], 1)
 
 
 @given(st.binary(min_size=1, max_size=70), st.binary(min_size=130, max_size=200), keys)
@@ -59,16 +147,10 @@ def test_a_header_is_recognised_under_any_mask(
 
 
 def test_two_threads_never_unpack_into_the_same_memory() -> None:
-    frames = [frame(BINARY, b"\x01\x00\x00\x00\x00" + noise_pcm(480, 1))]
-    other = [frame(BINARY, b"\x01\x00\x00\x00\x00" + noise_pcm(480, 2))]
     found: list[Samples] = []
-
-    def unpack_other() -> None:
-        found.append(unpacker(len(other[0]), 5, 1).unpack(other))
-
-    ours = unpacker(len(frames[0]), 5, 1).unpack(frames)
+    ours = some_parcel(1).take()
     before = ours.tobytes()
-    thread = threading.Thread(target=unpack_other)
+    thread = threading.Thread(target=lambda: found.append(some_parcel(2).take()))
     thread.start()
     thread.join()
     assert not np.shares_memory(ours, found[0])

@@ -214,6 +214,11 @@ class Strand:
         return self._resampler.samples_until_more
 
     @property
+    def samples_from_more_to_more(self) -> int:
+        """How many it must be given from one time that something can come to the next."""
+        return self._resampler.bursts.step
+
+    @property
     def tells_each_time(self) -> bool:
         """Whether then something surely does: a chunk, since none is longer than a burst."""
         return (
