@@ -136,6 +136,8 @@ class Hub:
         """When audio came last."""
         self._lull = Bell()
         """Rings when there was none for a while."""
+        self._asked = False
+        """The clock was, lately: the loop comes to rest."""
         self._fault: BaseException | None = None
         """What ended the reading outside the hub's task."""
         self._reading = trio.CancelScope()
@@ -193,12 +195,13 @@ class Hub:
 
         Trio is not asked meanwhile to look at the epoll, too: of 400 bots it would read every
         third frame with a task's turn and two system calls more. But while some task can always
-        run nobody asks the clock, so we look ourselves now and then.
+        run nobody asks the clock: then we read.
         """
         while trio.current_time() - self._heard_s <= QUIET_S:
+            self._asked = False
             with trio.move_on_after(RESTLESS_S):
                 await self._lull.wait()
-            while ready := self._epoll.poll(0, BATCH):
+            while not self._asked and (ready := self._epoll.poll(0, BATCH)):
                 self._heard_s = trio.current_time()
                 self._serve(ready)
                 await trio.lowlevel.checkpoint()
@@ -208,6 +211,7 @@ class Hub:
 
         Of three frames of 20 ms one is only kept for the next: then the loop need not turn.
         """
+        self._asked = True
         if now_s - self._heard_s > QUIET_S:
             self._lull.ring()
             return 0.0
