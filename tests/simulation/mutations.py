@@ -91,7 +91,7 @@ MUTATIONS = (
             "self.interrupts += 1",
             "self.interrupts += 1; writing[0].cancel()",
         ),
-        (Gate, "_write", "self.torn = True", "self.torn = False"),
+        (Gate, "_write_slices", "self.torn = True", "self.torn = False"),
     ),
     _mutation(
         "a stale socket's end detaches the new one from the writer",
