@@ -170,6 +170,8 @@ def _meeting(bot: int, *, long: bool) -> Iterator[Step]:
     if long:
         yield Freeze(bot, "control", False, 60, SETTLE)  # so that a write has to wait
         yield Order(bot, "chat", 0, SETTLE)
+        yield Order(bot, "caption", 0, SETTLE)
+        yield Order(bot, "image", 0, SETTLE)
         yield Pass(0.1)
         yield Freeze(bot, "control", True, 0, SETTLE)
         yield Order(bot, "speak", 1, 3)
