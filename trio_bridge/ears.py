@@ -136,14 +136,14 @@ class Ear(Generic[Event]):
             await trio.lowlevel.checkpoint()
         ready: list[Any] = inner.ready
         while True:
+            if inner.put_off is not None:
+                inner.take_put_off()
             if inner.notes.queued:
                 return cast(Event, inner.notes.take_nowait())
             if ready:
                 event: Event = ready.pop(0)
                 return event
-            if inner.put_off is not None:
-                inner.take_put_off()
-            elif (piece := inner.audio.take_nowait()) is not None:
+            if (piece := inner.audio.take_nowait()) is not None:
                 ready.extend(inner.hearing.feed(piece))
             elif not inner.audio.closed:
                 self._given = 0

@@ -9,6 +9,7 @@ announced, and whoever is the first to need his has all that were announced unpa
 from __future__ import annotations
 
 import threading
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +25,16 @@ SHAPES = 64
 ROOM_SAMPLES = 32 * 960
 """Unpacked in one go at most: 32 frames of 20 ms. The room for it, 180 KiB, is kept, and small
 enough for a second cache."""
+FEW = 2
+"""Frames that are unpacked one by one where nobody else's wait: more are cheaper together."""
 ROOMS = 4
 """Kept at most, for what is unpacked while not everybody has taken his of the time before."""
 
 _WORD, _PCM16 = np.dtype("<u4"), np.dtype("<i2")
-_TO_FLOAT = np.float32(1.0 / FULL_SCALE)
+_TO_FLOAT = np.array(1.0 / FULL_SCALE, np.float32)
 _KEY = slice(HEAD_BYTES, PAYLOAD_AT)
 _KEY_BITS = 8 * KEY_BYTES
 _KEY_MASK = (1 << _KEY_BITS) - 1
-_SPARE = bytes(KEY_BYTES - 1)
-"""Behind the last frame, so that its last word is whole."""
 _Words = npt.NDArray[np.uint32]
 
 
@@ -99,14 +100,26 @@ class Parcel:
 class _Unpacker:
     """Unpacks frames whose samples lie alike. Not for two threads."""
 
-    __slots__ = ("_channels", "_lead", "_length", "_most", "_pad", "_rooms", "_words", "due")
+    __slots__ = (
+        "_channels",
+        "_few",
+        "_lead",
+        "_length",
+        "_most",
+        "_pad",
+        "_rooms",
+        "_words",
+        "due",
+    )
 
     def __init__(self, lead: int, samples: int, channels: int) -> None:
         self._lead, self._length, self._channels = lead, samples, channels
         used = lead + 2 * samples * channels
         self._words = -(-used // KEY_BYTES)
         self._pad = bytes(self._words * KEY_BYTES - used)
+        """Behind a frame, so that its last word is whole."""
         self._most = max(1, ROOM_SAMPLES // (samples * channels))
+        self._few = min(FEW, self._most)
         self._rooms: list[_Room] = []
         self.due: list[Parcel] = []
         """Announced; some may have been taken since."""
@@ -114,11 +127,10 @@ class _Unpacker:
     def unpack(self, first: Parcel) -> None:
         """Unpack what ``first`` has, and what others have of which there is room for all."""
         room, due, self.due = self._free_room(), self.due, []
-        if not due or due == [first]:  # as mostly where few frames come at a time
-            frames = first.frames
-            first.frames = frames[self._most :]
+        if len(first.frames) <= self._few and (not due or due == [first]):
+            first.frames, frames = [], first.frames
             first.room, room.lent = room, 1
-            first.ready = self._alone(room, frames[: self._most], first.at)
+            first.ready = self._alone(room, frames, first.at)
             return
         masked, keys, lots = list[bytes](), list[bytes](), list[tuple[Parcel, int]]()
         for parcel in (first, *due):
@@ -151,25 +163,28 @@ class _Unpacker:
         return room
 
     def _alone(self, room: _Room, frames: list[bytes], at: int) -> Samples:
-        """Frames of one size, with their samples ``at`` one place."""
-        raw = b"".join((*frames, _SPARE))
-        count, steps = len(frames), (len(frames[0]), KEY_BYTES)
-        masked = np.ndarray((count, self._words), _WORD, raw, at, steps)
-        keys = np.ndarray((count, 1), _WORD, raw, HEAD_BYTES, steps)
-        return self._samples(room, count, masked, keys)
+        """A few frames with their samples ``at`` one place: each with calls of numpy's that are
+        cheaper, since their arrays have one dimension."""
+        rows = room.rows(len(frames))
+        for frame, row in zip(frames, rows.each, strict=True):
+            raw = frame + self._pad
+            masked = np.ndarray(self._words, _WORD, raw, at)
+            np.bitwise_xor(masked, np.ndarray((), _WORD, frame, HEAD_BYTES), row)
+        return self._samples(rows)
 
     def _together(self, room: _Room, masked: list[bytes], keys: list[bytes]) -> Samples:
         """Frames' ends, from the first word with a sample in it, and their keys."""
         count = len(keys)
         raw = self._pad.join((*masked, b""))
         words = np.ndarray((count, self._words), _WORD, raw)
-        return self._samples(room, count, words, np.ndarray((count, 1), _WORD, b"".join(keys)))
+        rows = room.rows(count)
+        np.bitwise_xor(words, np.ndarray((count, 1), _WORD, b"".join(keys)), rows.words)
+        return self._samples(rows)
 
-    def _samples(self, room: _Room, count: int, masked: _Words, keys: _Words) -> Samples:
-        words, pcm, wide, samples = room.rows(count)
-        np.bitwise_xor(masked, keys, words)
-        np.copyto(wide, pcm)
-        np.multiply(wide, _TO_FLOAT, wide)
+    def _samples(self, rows: _Rows) -> Samples:
+        samples = rows.samples
+        np.copyto(rows.wide, rows.pcm)
+        np.multiply(samples, _TO_FLOAT, samples)
         if self._channels == 1:
             return samples
         mono: Samples = samples.reshape(-1, self._channels).mean(axis=1, dtype=np.float32)
@@ -191,16 +206,28 @@ class _Room:
         """Parcels of which the samples lie here and were not taken yet."""
 
     def rows(self, count: int) -> _Rows:
-        """The first ``count``: words, the PCM16 in them, float32, the same as ``(n,)``."""
+        """The first ``count``."""
         found = self._rows.get(count)
         if found is None:
-            wide = self._wide[:count]
-            found = self._words[:count], self._pcm[:count], wide, wide.reshape(-1)
-            self._rows[count] = found
+            words, pcm, wide = self._words[:count], self._pcm[:count], self._wide[:count]
+            if pcm.flags.c_contiguous:
+                pcm, wide = pcm.reshape(-1), wide.reshape(-1)
+            found = self._rows[count] = _Rows(
+                words, list(words[:FEW]), pcm, wide, wide.reshape(-1)
+            )
         return found
 
 
-_Rows = tuple[_Words, npt.NDArray[np.int16], Samples, Samples]
+class _Rows(NamedTuple):
+    words: _Words
+    each: list[_Words]
+    """A row each, of `FEW` at most."""
+    pcm: npt.NDArray[np.int16]
+    """What is in the words."""
+    wide: Samples
+    """Of the same shape."""
+    samples: Samples
+    """The same, as ``(n,)``."""
 
 
 class _Mine(threading.local):

@@ -90,6 +90,13 @@ def test_more_frames_than_there_is_room_for_are_taken_by_and_by() -> None:
     assert all_of(parcel) == from_pcm16(b"".join(pcm[3:])).tobytes()
 
 
+def test_a_frame_that_needs_the_whole_room_is_unpacked_alone() -> None:
+    pcm = [noise_pcm(32_000, seed) for seed in range(2)]
+    parcel = parcel_of(HEADER, pcm, [b"\x01\x02\x03\x04"] * 2, 1)
+    assert len(parcel.take()) == 32_000
+    assert all_of(parcel) == from_pcm16(pcm[1]).tobytes()
+
+
 def test_what_is_announced_is_unpacked_along_and_what_comes_then_waits() -> None:
     one, other = some_parcel(1), some_parcel(2)
     other.announce()
