@@ -2,7 +2,7 @@
 
 A timer of its own wakes the process for each meeting several times a second, which costs more
 than what it is for: at 200 meetings 2 us of every frame. Here the times that fall together are
-struck together, each in a few microseconds.
+struck together, each in some microseconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -22,9 +22,6 @@ process, and is as much as a gap's silence comes late."""
 STRIKES_A_TURN = 4
 """Then others get theirs: with hundreds of meetings a grid step has tens of strikes, of some 10
 us each, and a frame that waits for all of them is in the 99th percentile."""
-BREATH_S = 0.0001
-"""So long they have it. A bare checkpoint would not do: while a task can run, an `AudioClock`
-is not asked, and so no audio read."""
 
 Strike = Callable[[float], None]
 """Is told the time; must not wait, and what it raises ends the clock."""
@@ -34,6 +31,8 @@ class Clock:
     """Calls back at times asked for, to the next `GRID_S`."""
 
     def __init__(self) -> None:
+        self.give_way: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """Lets others have their turn; whoever needs more than a checkpoint sets it."""
         self._due: list[tuple[float, int, Strike]] = []
         self._number = itertools.count()  # among equals the first comes first
         self._bell = Bell()
@@ -53,7 +52,7 @@ class Clock:
             now_s, strikes = trio.current_time(), 0
             while self._due and self._due[0][0] <= now_s:
                 if strikes == STRIKES_A_TURN:
-                    await trio.sleep(BREATH_S)
+                    await self.give_way()
                     strikes = 0
                 heapq.heappop(self._due)[2](now_s)
                 strikes += 1

@@ -136,7 +136,7 @@ class Ear(Generic[Event]):
             await trio.lowlevel.checkpoint()
         ready: list[Any] = inner.ready
         while True:
-            if inner.put_off is not None:
+            if inner.put_off is not None:  # first, so that it lies about no longer than it must
                 inner.take_put_off()
             if inner.notes.queued:
                 return cast(Event, inner.notes.take_nowait())

@@ -20,15 +20,16 @@ HEAD_BYTES = 4
 """Of a WebSocket frame with a 16-bit length (RFC 6455 §5.2); key and payload follow."""
 KEY_BYTES = 4
 PAYLOAD_AT = HEAD_BYTES + KEY_BYTES
-SHAPES = 64
+SHAPES = 16
 """Shapes remembered at once: most bots have the same four."""
-ROOM_SAMPLES = 32 * 960
-"""Unpacked in one go at most: 32 frames of 20 ms. The room for it, 180 KiB, is kept, and small
-enough for a second cache."""
+ROOM_FRAMES, ROOM_SAMPLES = 32, 32 * 960
+"""Unpacked in one go at most: 32 frames of 20 ms. The room for it has 180 KiB, small enough for
+a second cache."""
 FEW = 2
 """Frames that are unpacked one by one where nobody else's wait: more are cheaper together."""
-ROOMS = 4
-"""Kept at most, for what is unpacked while not everybody has taken his of the time before."""
+ROOMS = 2
+"""Kept of a shape at most: not everybody may have taken his yet when the next needs some. So a
+thread keeps less than 6 MiB, whatever its bots send."""
 
 _WORD, _PCM16 = np.dtype("<u4"), np.dtype("<i2")
 _TO_FLOAT = np.array(1.0 / FULL_SCALE, np.float32)
@@ -61,7 +62,7 @@ class Header:
 class Parcel:
     """Frames of one meeting that wait to be unpacked, one behind the other."""
 
-    __slots__ = ("_unpacker", "at", "frames", "ready", "room")
+    __slots__ = ("_unpacker", "announced", "at", "frames", "ready", "room")
 
     def __init__(self, header_bytes: int, samples: int, channels: int) -> None:
         """Each frame's payload has ``header_bytes`` and then PCM16-LE, ``samples`` of each of
@@ -72,14 +73,17 @@ class Parcel:
         """Where the first word with a sample in it begins."""
         self.frames: list[bytes] = []
         """Whole and masked, all of one size; append to them."""
+        self.announced = False
         self.ready: Samples | None = None
-        """Those that were unpacked along with another's and not taken yet."""
+        """What was unpacked, often along with another's, and not taken yet."""
         self.room: _Room | None = None
-        """Where they lie."""
+        """Where that lies."""
 
     def announce(self) -> None:
         """It is taken soon: whoever is the first to need his may have it unpacked along."""
-        self._unpacker.due.append(self)
+        if not self.announced:
+            self.announced = True
+            self._unpacker.due.append(self)
 
     def take(self) -> Samples:
         """The oldest samples, all or as many as are unpacked in one go, as float32 ``(n,)``,
@@ -118,40 +122,42 @@ class _Unpacker:
         self._words = -(-used // KEY_BYTES)
         self._pad = bytes(self._words * KEY_BYTES - used)
         """Behind a frame, so that its last word is whole."""
-        self._most = max(1, ROOM_SAMPLES // (samples * channels))
+        self._most = max(1, min(ROOM_FRAMES, ROOM_SAMPLES // (samples * channels)))
         self._few = min(FEW, self._most)
         self._rooms: list[_Room] = []
         self.due: list[Parcel] = []
-        """Announced; some may have been taken since."""
+        """Announced, each once; some may have been taken since."""
 
     def unpack(self, first: Parcel) -> None:
-        """Unpack what ``first`` has, and what others have of which there is room for all."""
+        """Unpack what ``first`` has, and as much of the others' as there is room for."""
         room, due, self.due = self._free_room(), self.due, []
         if len(first.frames) <= self._few and (not due or due == [first]):
-            first.frames, frames = [], first.frames
-            first.room, room.lent = room, 1
-            first.ready = self._alone(room, frames, first.at)
+            first.ready = self._alone(room, first.frames, first.at)
+            first.frames, first.room, room.lent = [], room, 1
+            first.announced = False
             return
+        if due and due[-1] is first:
+            due.reverse()  # Trio runs those whom one turn has woken forwards or backwards
         masked, keys, lots = list[bytes](), list[bytes](), list[tuple[Parcel, int]]()
-        for parcel in (first, *due):
-            frames, at = parcel.frames, parcel.at
-            if not frames or parcel.room is not None:
-                continue
-            left = self._most - len(masked)
-            if len(frames) > left and parcel is not first:
-                self.due.append(parcel)
+        for n, parcel in enumerate((first, *due)):
+            frames, at, left = parcel.frames, parcel.at, self._most - len(masked)
+            if not left:
+                self.due = due[n - 1 :]
+                break
+            parcel.announced = False
+            if not frames or parcel.ready is not None or (n and parcel is first):
                 continue
             for frame in frames[:left]:
                 masked.append(frame[at:])
                 keys.append(frame[_KEY])
             lots.append((parcel, min(len(frames), left)))
-            parcel.room, parcel.frames = room, frames[left:]
-        samples = self._together(room, masked, keys)
-        room.lent, start = len(lots), 0
-        for parcel, count in lots:
+        samples, start = self._together(room, masked, keys), 0
+        for parcel, count in lots:  # nothing of theirs has changed before, should that fail
             end = start + count * self._length
+            parcel.frames, parcel.room = parcel.frames[count:], room
             parcel.ready = samples[start:end]
             start = end
+        room.lent = len(lots)
 
     def _free_room(self) -> _Room:
         for room in self._rooms:
@@ -247,6 +253,6 @@ def _unpacker(lead: int, samples: int, channels: int) -> _Unpacker:
     found = known.get(key)
     if found is None:
         if len(known) >= SHAPES:
-            known.clear()
+            del known[next(iter(known))]
         found = known[key] = _Unpacker(*key)
     return found

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from random import Random
 
-import attrs
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_bridge.audio.pcm import Samples, from_pcm16
-from trio_bridge.unpack import ROOM_SAMPLES, Header, Parcel
+from trio_bridge.unpack import ROOM_FRAMES, ROOM_SAMPLES, Header, Parcel
 
 from ..edge.peers import BINARY, frame
 
@@ -30,56 +29,62 @@ def parcel_of(header: bytes, pcm: list[bytes], masks: list[bytes], channels: int
     return parcel
 
 
-@attrs.frozen
-class Meeting:
-    """One with frames that wait, and what is in them."""
-
-    parcel: Parcel
-    alone: bytes
-    """Its samples, each frame unpacked alone."""
-
-
 @st.composite
-def meetings(draw: st.DrawFn) -> list[Meeting]:
-    """Some with samples of one length, names of any and frames of any number."""
+def rooms(draw: st.DrawFn) -> list[tuple[bytes, int, int]]:
+    """Some meetings with frames alike but for their headers: header, samples, channels."""
     samples = draw(st.integers(64, 500))  # below, a length has no 16 bits
     channels = draw(st.sampled_from([1, 2]))
-    found = list[Meeting]()
-    for headed, masks in draw(
-        st.lists(
-            st.tuples(
-                st.binary(min_size=5, max_size=40), st.lists(keys, min_size=1, max_size=9)
-            ),
-            min_size=1,
-            max_size=12,
-        )
-    ):
-        seed = 100 * len(found)
-        pcm = [noise_pcm(samples * channels, seed + n) for n in range(len(masks))]
-        alone = np.concatenate([from_pcm16(said, channels) for said in pcm])
-        parcel = parcel_of(headed, pcm, masks, channels)
-        found.append(Meeting(parcel, alone.tobytes()))
-    return found
+    headers = draw(st.lists(st.binary(min_size=5, max_size=40), min_size=1, max_size=8))
+    return [(header, samples, channels) for header in headers]
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["come", "come", "announce", "announce", "take"]),
+        st.integers(0, 7),
+        st.lists(keys, min_size=1, max_size=12),
+    ),
+    max_size=40,
+)
+
+
+@given(rooms(), steps)
+def test_frames_of_all_meetings_unpack_as_each_does_alone(
+    meetings: list[tuple[bytes, int, int]], script: list[tuple[str, int, list[bytes]]]
+) -> None:
+    parcels = [Parcel(len(header), samples, ch) for header, samples, ch in meetings]
+    said = [b""] * len(parcels)
+    got = [b""] * len(parcels)
+
+    def take(number: int) -> None:
+        taken = parcels[number].take()
+        assert taken.dtype == np.float32
+        got[number] += taken.tobytes()
+
+    for seed, (act, number, masks) in enumerate(script):
+        number %= len(parcels)
+        header, samples, channels = meetings[number]
+        parcel = parcels[number]
+        if act == "come":
+            for n, mask in enumerate(masks):
+                pcm = noise_pcm(samples * channels, 100 * seed + n)
+                parcel.frames.append(frame(BINARY, header + pcm, mask=mask))
+                said[number] += from_pcm16(pcm, channels).tobytes()
+        elif act == "announce":
+            parcel.announce()
+        elif parcel.frames or parcel.ready is not None:
+            take(number)
+    for number, parcel in enumerate(parcels):
+        while parcel.frames or parcel.ready is not None:
+            take(number)
+    assert got == said
 
 
 def all_of(parcel: Parcel) -> bytes:
     taken = [parcel.take().copy()]
     while parcel.frames:
         taken.append(parcel.take().copy())
-    assert all(part.dtype == np.float32 for part in taken)
     return b"".join(part.tobytes() for part in taken)
-
-
-@given(meetings(), st.randoms(use_true_random=False), st.data())
-def test_frames_of_all_meetings_unpack_as_each_does_alone(
-    rooms: list[Meeting], chance: Random, data: st.DataObject
-) -> None:
-    for room in rooms:
-        if data.draw(st.booleans()):
-            room.parcel.announce()
-    chance.shuffle(rooms)
-    for room in rooms:
-        assert all_of(room.parcel) == room.alone
 
 
 def test_more_frames_than_there_is_room_for_are_taken_by_and_by() -> None:
@@ -127,13 +132,28 @@ def test_the_room_is_used_again_once_everybody_has_taken_his() -> None:
     assert not any(np.shares_memory(first, other) for other in others)
 
 
-def test_what_does_not_fit_beside_others_waits_for_its_own_turn() -> None:
-    few, many = some_parcel(1), some_parcel(2)
-    many.frames *= ROOM_SAMPLES // 960
-    many.announce()
+def test_of_what_does_not_fit_beside_others_the_rest_waits_for_its_own_turn() -> None:
+    few, many, late = some_parcel(1), some_parcel(2), some_parcel(3)
+    many.frames *= ROOM_FRAMES
+    for parcel in (many, late):
+        parcel.announce()
     assert len(few.take()) == 960
-    assert len(many.frames) == ROOM_SAMPLES // 960
-    assert len(many.take()) == ROOM_SAMPLES
+    assert len(many.frames) == 1
+    assert len(late.frames) == 1
+    assert [len(many.take()), len(many.take()), len(late.take())] == [31 * 960, 960, 960]
+
+
+def test_one_that_cannot_be_unpacked_is_no_loss_of_anybody_elses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, other = some_parcel(1), some_parcel(2)
+    other.announce()
+    with monkeypatch.context() as patch:
+        patch.setattr("trio_bridge.unpack.np.copyto", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ours.take()
+    assert other.take().tobytes() == from_pcm16(noise_pcm(960, 2)).tobytes()
+    assert ours.take().tobytes() == from_pcm16(noise_pcm(960, 1)).tobytes()
 
 
 HEADER = b"\x01\x00\x00\x00\x00"

@@ -17,6 +17,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_bridge.bell import WOKEN, Bell
+from trio_bridge.clock import STRIKES_A_TURN, Clock
 from trio_bridge.edge import Edge, EdgeLimits, Socket
 from trio_bridge.edge.audio_clock import AudioClock
 from trio_bridge.edge.hub import BATCH, QUIET_S, Hub, HubStream
@@ -750,12 +751,16 @@ class StepsOf(trio.abc.Instrument):
         self.steps += self.name in task.name
 
 
+def flow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nothing hangs on how long the machine stalls."""
+    monkeypatch.setattr("trio_bridge.edge.hub.QUIET_S", math.inf)
+    monkeypatch.setattr("trio_bridge.edge.hub.RESTLESS_S", math.inf)
+
+
 async def test_audio_wakes_no_task_of_the_hubs_while_it_flows(
     clock: AudioClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "trio_bridge.edge.hub.QUIET_S", math.inf
-    )  # also on a machine that stalls
+    flow_for_ever(monkeypatch)
     watcher, heard = StepsOf("Hub.run"), Bell()
 
     def sink(data: bytes) -> bool:
@@ -802,7 +807,7 @@ async def test_told_to_poll_the_loop_looks_for_so_long_before_it_waits(
     time = SimpleNamespace(perf_counter=lambda: asked.now_s)
     monkeypatch.setattr("trio_bridge.edge.hub.time", time)
     hub._heard_s = 0.0
-    assert hub._wait(0.0, 10.0) == 0.0
+    hub._wait(0.0, 10.0)
     assert asked.waits_ms == waits_ms
 
 
@@ -894,7 +899,6 @@ async def test_when_no_audio_comes_the_loop_sleeps_as_usual(
             await client.send_all(b"x")
             await until(lambda number=number: len(sink.reads) == number)  # type: ignore[misc]
             assert clock.wait is not None
-            assert clock.wait(hub._heard_s, 10.0) == 0.0, "soon there may be more"
             await wait_all_tasks_blocked()  # which they are only once the loop sleeps
             assert trio.current_time() - hub._heard_s > QUIET_S
             assert clock.wait is None
@@ -913,6 +917,35 @@ async def test_while_a_task_can_always_run_audio_is_read_all_the_same(
             os.write(client.socket.fileno(), b"x")
             await until(lambda number=number: len(sink.reads) == number)  # type: ignore[misc]
         nursery.cancel_scope.cancel()
+
+
+async def test_between_the_strikes_of_the_meetings_clock_audio_is_read(
+    clock: AudioClock,
+) -> None:
+    """It goes on at once after each few, so nobody asks the loop's clock."""
+    sink, strikes, seen = Sink(), Clock(), list[bytes]()
+    async with reading() as (hub, dialler), trio.open_nursery() as nursery:
+        strikes.give_way = hub.give_way
+        client, server = await dialler.pair(hub)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        nursery.start_soon(strikes.run)
+
+        def strike(_: float) -> None:
+            seen.append(sink.got)
+            os.write(client.socket.fileno(), b"x")
+
+        for _ in range(5 * STRIKES_A_TURN):
+            strikes.at(trio.current_time(), strike)
+        await until(lambda: len(sink.got) == 5 * STRIKES_A_TURN)
+        nursery.cancel_scope.cancel()
+    assert len(seen[-1]) >= 4 * STRIKES_A_TURN
+
+
+async def test_who_gives_way_to_a_hub_that_is_over_has_a_checkpoint(clock: AudioClock) -> None:
+    async with reading() as (hub, _dialler):
+        pass
+    with trio.testing.assert_checkpoints():
+        await hub.give_way()
 
 
 async def test_what_ends_the_reading_in_the_clock_ends_the_hub_and_not_the_loop(
@@ -947,8 +980,9 @@ async def test_what_ends_the_reading_in_the_clock_ends_the_hub_and_not_the_loop(
 
 
 async def test_of_two_hubs_in_a_loop_one_waits_in_its_clock_and_the_other_as_usual(
-    clock: AudioClock,
+    clock: AudioClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    flow_for_ever(monkeypatch)
     async with (
         reading() as (one, dialler),
         reading() as (two, others),
@@ -966,7 +1000,10 @@ async def test_of_two_hubs_in_a_loop_one_waits_in_its_clock_and_the_other_as_usu
     assert clock.wait is None
 
 
-async def test_when_a_hub_is_over_the_next_has_the_clock(clock: AudioClock) -> None:
+async def test_when_a_hub_is_over_the_next_has_the_clock(
+    clock: AudioClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow_for_ever(monkeypatch)
     sink = Sink()
     async with reading() as (new, dialler), trio.open_nursery() as nursery:
         client, server = await dialler.pair(new)

@@ -30,8 +30,9 @@ from tests.edge.peers import (
 )
 from tests.fleet.bots import Bot, bots_of, leave, next_message, sound
 from trio_bridge.config import Settings
+from trio_bridge.edge.frames import text_frame
 from trio_bridge.edge.head import Request
-from trio_bridge.edge.passing import Passage, first_frame
+from trio_bridge.edge.passing import Passage
 from trio_bridge.fleet import siblings
 from trio_bridge.fleet.handover import (
     ASK,
@@ -50,7 +51,7 @@ from trio_bridge.wire.hello import encode_hello
 (OURS,), (THEIRS,) = bots_of(0, 1), bots_of(1, 1)
 DEADLINE_S = 10.0
 PASSAGE = Passage(Request("GET", "/bridge", (), "?"), True, b"")
-HELLO_AS_SENT_ON = first_frame(encode_hello(THEIRS))
+HELLO_AS_SENT_ON = text_frame(encode_hello(THEIRS), masked=True)
 HELLO = frame(TEXT, encode_hello(THEIRS).encode())
 
 

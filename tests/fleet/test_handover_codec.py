@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trio_bridge.config import Settings
-from trio_bridge.edge.frames import TEXT, Cutter, unmask
+from trio_bridge.edge.frames import TEXT, Cutter, text_frame, unmask
 from trio_bridge.edge.head import Request
 from trio_bridge.edge.limits import EdgeLimits
-from trio_bridge.edge.passing import HandOverError, Passage, first_frame
+from trio_bridge.edge.passing import HandOverError, Passage
 from trio_bridge.errors import SettingsError
 from trio_bridge.fleet.handover import (
     ASK,
@@ -123,7 +123,7 @@ def test_the_largest_head_that_the_edge_takes_can_be_handed_over() -> None:
 @given(st.text(max_size=400) | st.sampled_from(["x" * 126, "\u00e9" * 32_767, "y" * 70_000]))
 def test_a_first_message_is_read_again_as_it_was(text: str) -> None:
     cutter = Cutter(EdgeLimits(hello_bytes=1 << 20))
-    cutter.feed(first_frame(text))
+    cutter.feed(text_frame(text, masked=True))
     frame = cutter.cut(0.0, turn=1)
     assert frame is not None
     assert frame[0] == 0x80 | TEXT

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import trio
 
-Wait = Callable[[float, float], float]
+Wait = Callable[[float, float], None]
 """Is told the time and in how many seconds something else is due, while no task can run. May
-wait for so long at most, and wake tasks. Returns how long the loop may sleep then. Must not
+wait for so long at most, and wake tasks; then the loop looks at everything else. Must not
 raise: that would end the loop."""
 
 
@@ -19,14 +19,14 @@ class AudioClock(trio.abc.Clock):
     Trio asks its clock how long it may sleep when no task can run. In that very call the hub
     of a bridge waits for audio and reads it, so a frame wakes nobody but the agent: no task of
     the hub's, and no descriptor is armed again. What that is for is busy polling, which turns a
-    loop of three lines and not Trio's; while the loop sleeps between frames it saves next to
-    nothing. What else there is to do, another bridge's audio too, may wait for 2 ms meanwhile.
+    loop of three lines and not Trio's. What else there is to do, another bridge's audio too,
+    may wait for 2 ms meanwhile.
     Without a hub this is a clock like any other. Not for guest mode: the host would wait too.
     """
 
     def __init__(self) -> None:
         self.wait: Wait | None = None
-        """Of the hub that came first, until it is over; None: nobody waits for audio."""
+        """Of the hub to which audio flows, until it stops; None: nobody waits for audio."""
 
     def start_clock(self) -> None:
         """There is nothing to start."""
@@ -41,4 +41,5 @@ class AudioClock(trio.abc.Clock):
         wait = self.wait
         if wait is None or deadline <= now_s:
             return deadline - now_s
-        return wait(now_s, deadline - now_s)
+        wait(now_s, deadline - now_s)
+        return 0.0

@@ -1,4 +1,5 @@
-"""Cut a client's bytes into WebSocket frames and judge each (RFC 6455 §5). No I/O, no clock.
+"""Cut a client's bytes into WebSocket frames and judge each (RFC 6455 §5), and encode a few of
+our own. No I/O, no clock.
 
 On a channel of audio, messages in one frame go straight to a callback: they are nearly all of
 the traffic, and trio-websocket costs twice as much for each. Every other frame is validated
@@ -80,15 +81,18 @@ def close_frame(violation: Violation) -> bytes:
     return bytes([_FIN | CLOSE, _MASKED | len(body), 0, 0, 0, 0]) + body
 
 
-def text_frame(text: str) -> bytes:
-    """Encode a message of ours in one frame, which is not masked (RFC 6455 §5.1)."""
-    payload = text.encode()
+def text_frame(text: str, *, masked: bool = False) -> bytes:
+    """Encode a text message in one frame: one of ours, or as a client would (``masked``), with
+    a key of zeros (RFC 6455 §5.2)."""
+    payload, mask = text.encode(), _MASKED if masked else 0
     size = len(payload)
     if size < 126:
-        return bytes((_WHOLE_TEXT, size)) + payload
-    if size < 1 << 16:
-        return bytes((_WHOLE_TEXT, 126)) + size.to_bytes(2, "big") + payload
-    return bytes((_WHOLE_TEXT, 127)) + size.to_bytes(8, "big") + payload
+        head = bytes((_WHOLE_TEXT, mask | size))
+    elif size < 1 << 16:
+        head = bytes((_WHOLE_TEXT, mask | 126)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((_WHOLE_TEXT, mask | 127)) + size.to_bytes(8, "big")
+    return head + (bytes(4) if masked else b"") + payload
 
 
 class Cutter:

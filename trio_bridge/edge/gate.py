@@ -5,7 +5,7 @@ trio-websocket one checked frame per read; audio leaves through a callback. A vi
 turned into a Close "from the peer" that carries our code: trio-websocket echoes it, wakes the
 application with that code and closes, all on its normal path. Outbound the gate watches for
 the 101, our Close, and writes that did not complete; after one the stream is dead, never
-corrupt. Messages are written past trio-websocket, whose own writes are then only answers.
+corrupt. Messages are written past trio-websocket, which writes the 101 and control frames.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Gate(trio.abc.Stream):
         self._cutter.feed(early)
         self._opened = trio.Event()
         self._dead = self._receiving = self._deserted = False
-        self._pen = trio.Lock()
+        self._pen = trio.StrictFIFOLock()
         """Whoever writes holds it: trio-websocket, and `send_text`."""
         self._turns = 0
         self._stash: bytes | None = None
@@ -242,13 +242,12 @@ class Gate(trio.abc.Stream):
         Raises:
             trio.BrokenResourceError: stalled, torn by an earlier write, closed, or reset.
         """
-        opened = self._opened.is_set()
-        if self._upgraded and not opened:
+        if self._upgraded and not self._opened.is_set():
             self._check_whole()
             await trio.lowlevel.checkpoint()
         else:
             await self._write(data)
-        if not opened:
+        if not self._opened.is_set():
             self._dead = bytes(data[: len(_SWITCHING)]) != _SWITCHING
             self._open()
         elif data[:1] == _CLOSE_BYTE:
@@ -277,9 +276,9 @@ class Gate(trio.abc.Stream):
         await self._write(text_frame(text), message=True)
 
     async def _write(self, data: bytes | bytearray | memoryview, message: bool = False) -> None:
-        """Nothing but a Close or a pong may be written once the stream is ``ending``."""
+        """Write ``data`` when it is its turn; no ``message`` once the stream is ``ending``."""
         try:
-            self._pen.acquire_nowait()
+            self._pen.acquire_nowait()  # `acquire` would give way to other tasks each time
         except trio.WouldBlock:
             await self._pen.acquire()
         try:

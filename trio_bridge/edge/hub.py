@@ -31,7 +31,7 @@ LONGEST_WAIT_S = 0.001
 """The loop waits for audio alone for so long at a time, up to twice that, then looks at
 everything else: the shortest wait that Python's epoll knows, which rounds up to it."""
 RESTLESS_S = 0.005
-"""So long a loop that never comes to rest may leave audio unread."""
+"""So long a loop that never comes to rest leaves audio unread, and at most `QUIET_S` more."""
 QUIET_S = 0.003
 """So long after the last audio the loop sleeps as usual until there is some: 25 bots at 20 ms
 are as quiet for 2 % of the time."""
@@ -137,7 +137,7 @@ class Hub:
         self._lull = Bell()
         """Rings when there was none for a while."""
         self._asked = False
-        """The clock was, lately: the loop comes to rest."""
+        """The clock was asked since the hub's task slept last: the loop does come to rest."""
         self._fault: BaseException | None = None
         """What ended the reading outside the hub's task."""
         self._reading = trio.CancelScope()
@@ -206,7 +206,17 @@ class Hub:
                 self._serve(ready)
                 await trio.lowlevel.checkpoint()
 
-    def _wait(self, now_s: float, at_most_s: float) -> float:
+    async def give_way(self) -> None:
+        """A checkpoint for a task that has more to do: audio that has come is read before it.
+
+        While a task can run, nobody asks the clock.
+        """
+        if not self._epoll.closed and (ready := self._epoll.poll(0, BATCH)):
+            self._heard_s = trio.current_time()
+            self._serve(ready)
+        await trio.lowlevel.checkpoint()
+
+    def _wait(self, now_s: float, at_most_s: float) -> None:
         """Wait for audio and read it, until that wakes a task. Called by the clock.
 
         Of three frames of 20 ms one is only kept for the next: then the loop need not turn.
@@ -214,7 +224,7 @@ class Hub:
         self._asked = True
         if now_s - self._heard_s > QUIET_S:
             self._lull.ring()
-            return 0.0
+            return
         until_s = now_s + min(at_most_s, LONGEST_WAIT_S)
         poll, woken = self._epoll.poll, WOKEN.tasks
         try:
@@ -227,7 +237,6 @@ class Hub:
                     self._serve(ready)
         except BaseException as exc:  # `run` raises it
             self._fail(exc)
-        return 0.0
 
     def _fail(self, fault: BaseException) -> None:
         self._fault = fault

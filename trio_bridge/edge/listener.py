@@ -15,20 +15,14 @@ import trio
 from trio_websocket import ConnectionClosed
 
 from trio_bridge.clock import Clock
+from trio_bridge.edge.frames import text_frame
 from trio_bridge.edge.gate import Gate
 from trio_bridge.edge.head import Refused, Request, judge_upgrade, read_request
 from trio_bridge.edge.http import OnHttp, send_refusal, serve_request
 from trio_bridge.edge.hub import Hub, HubStream
 from trio_bridge.edge.limits import DEFAULT_LIMITS, EdgeLimits
 from trio_bridge.edge.lobby import Lobby, PeerLog
-from trio_bridge.edge.passing import (
-    Carrier,
-    HandOverError,
-    Onward,
-    Passage,
-    first_frame,
-    pass_on,
-)
+from trio_bridge.edge.passing import Carrier, HandOverError, Onward, Passage, pass_on
 from trio_bridge.edge.socket import Socket, accept, forget_frames
 from trio_bridge.edge.tick import TickingHub
 from trio_bridge.edge.transport import RawStream, peer_address
@@ -125,6 +119,7 @@ class Edge:
             if self.tls is None and hasattr(select, "epoll"):
                 self._hub = TickingHub(self._tick_s) if self._tick_s else Hub(self._poll_s)
                 reading.start_soon(self._hub.run)
+                self.clock.give_way = self._hub.give_way
             async with trio.open_nursery() as connections:
                 self._connections = connections
                 task_status.started(listeners)
@@ -379,7 +374,8 @@ class Edge:
                 await socket.close(code, reason)
 
     async def _pass_on(self, request: Request, gate: Gate, onward: Onward) -> None:
-        passage = Passage(request, True, first_frame(onward.first) + gate.unread())
+        first = text_frame(onward.first, masked=True)  # as its client would send it
+        passage = Passage(request, True, first + gate.unread())
         try:
             await pass_on(onward.carrier, passage, gate.inner, gate, lambda: gate.ending)
         except HandOverError as error:

@@ -14,13 +14,9 @@ from typing import Protocol
 import attrs
 import trio
 
-from trio_bridge.edge.frames import TEXT
 from trio_bridge.edge.head import Request
 from trio_bridge.edge.transport import RawStream
 from trio_bridge.errors import BridgeError
-
-_FIN, _MASKED = 0x80, 0x80
-_NO_MASK = bytes(4)
 
 
 class HandOverError(BridgeError):
@@ -63,19 +59,6 @@ class Onward:
 
     carrier: Carrier
     first: str
-
-
-def first_frame(text: str) -> bytes:
-    """Encode a client's message anew, so that the next owner reads it as if it had not been."""
-    payload = text.encode()
-    size = len(payload)
-    if size < 126:
-        length = bytes([_MASKED | size])
-    elif size < 1 << 16:
-        length = bytes([_MASKED | 126]) + size.to_bytes(2, "big")
-    else:
-        length = bytes([_MASKED | 127]) + size.to_bytes(8, "big")
-    return bytes([_FIN | TEXT]) + length + _NO_MASK + payload
 
 
 async def pass_on(

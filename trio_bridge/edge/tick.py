@@ -48,6 +48,10 @@ class TickingHub(Hub, trio.abc.Instrument):
         self._bell = Bell()
         """Wakes the hub's task: there is more to read at once, or nothing for a while."""
 
+    async def give_way(self) -> None:
+        """A checkpoint: the hook reads, tick by tick, whether a task can run or not."""
+        await trio.lowlevel.checkpoint()
+
     async def _read(self) -> None:
         trio.lowlevel.add_instrument(self)
         try:
