@@ -20,7 +20,7 @@ from trio_bridge.bell import WOKEN, Bell
 from trio_bridge.clock import STRIKES_A_TURN, Clock
 from trio_bridge.edge import Edge, EdgeLimits, Socket
 from trio_bridge.edge.audio_clock import AudioClock
-from trio_bridge.edge.hub import BATCH, QUIET_S, Hub, HubStream
+from trio_bridge.edge.hub import BATCH, QUIET_S, RESTLESS_S, Hub, HubStream
 from trio_bridge.edge.tick import LONGEST_TICK_S, QUIET_TICKS, TickingHub
 from trio_bridge.edge.transport import READ_BYTES, RawStream
 
@@ -946,6 +946,32 @@ async def test_who_gives_way_to_a_hub_that_is_over_has_a_checkpoint(clock: Audio
         pass
     with trio.testing.assert_checkpoints():
         await hub.give_way()
+
+
+@pytest.mark.parametrize("last_asked_s", [None, 0.001, 0.004])
+async def test_where_nobody_asks_the_clock_any_more_audio_is_read_in_time_all_the_same(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, last_asked_s: float | None
+) -> None:
+    """By the hub's own task, or by the loop once that has given up: it waits no longer then."""
+    hub, ready = Hub(), [(7, select.EPOLLIN)]
+    hub._epoll.close()
+    monkeypatch.setattr(hub, "_epoll", SimpleNamespace(poll=lambda wait_s, most: ready.copy()))
+    monkeypatch.setattr(hub, "_serve", lambda _: ready.clear())
+    hub._heard_s = heard_s = trio.current_time()
+
+    async def flow() -> None:
+        await hub._flow()
+        ready.clear()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flow)
+        if last_asked_s is not None:  # as `_wait` does when it finds something
+            await trio.sleep(last_asked_s)
+            hub._asked, hub._heard_s = True, trio.current_time()
+            heard_s = hub._heard_s
+        while ready:
+            assert trio.current_time() - heard_s < RESTLESS_S + QUIET_S
+            await trio.sleep(0.0005)
 
 
 async def test_what_ends_the_reading_in_the_clock_ends_the_hub_and_not_the_loop(

@@ -126,9 +126,7 @@ class Hub:
         """``poll_s``: how long after audio the loop goes on looking for more instead of
         sleeping, where its clock is an `AudioClock` (busy polling)."""
         self.room = memoryview(bytearray(READ_BYTES))
-        """Where bytes arrive, of one socket at a time. ``recv`` makes room for the most there
-        could be, each time, and gives back what was too much: small things that live longer
-        settle behind, and the heap grows for ever."""
+        """Where bytes arrive, of one socket at a time, for the reason of `read_now`."""
         self._poll_s = poll_s
         self._epoll = select.epoll()
         self._streams: dict[int, HubStream] = {}
