@@ -3,13 +3,20 @@
 A meeting whose agent talks keeps the pieces it once needed, 190 KiB with the default settings.
 Given back between two answers they would be somebody else's by the next: at 100 meetings that
 talk in turns what was in use went up and down by 5 MiB, each time in other places of the heap.
-Kept, with each meeting's resampler, it stays level to 0.5 MiB. Knows no clock and no samples,
-only bytes.
+Kept, with each meeting's resampler, it stays level to 0.5 MiB. And it has pages of its own, so
+that meetings which come and go leave no holes of its size behind. Knows no clock and no
+samples, only bytes.
 """
 
 from __future__ import annotations
 
+import mmap
+
 import attrs
+
+BLOCK_BYTES = 128 << 10
+"""Pieces come from blocks of so many bytes at least; a page that no piece has used costs
+nothing, and all go back to the system with the last piece."""
 
 
 @attrs.define(eq=False)
@@ -17,13 +24,15 @@ class Spool:
     """A queue of bytes that come in any lengths and leave by the piece."""
 
     piece_bytes: int
-    _pieces: list[bytearray | bytes] = attrs.field(factory=list, init=False)
+    _pieces: list[memoryview | bytes] = attrs.field(factory=list, init=False)
     """Whole ones; `bytes` is one that came back, and may be shorter."""
-    _last: bytearray | None = attrs.field(default=None, init=False)
+    _last: memoryview | None = attrs.field(default=None, init=False)
     """As long as a piece; its first `_filled` bytes are what came behind the whole ones."""
     _filled: int = attrs.field(default=0, init=False)
-    _spare: list[bytearray] = attrs.field(factory=list, init=False)
+    _spare: list[memoryview] = attrs.field(factory=list, init=False)
     """For later; with those in use never more than were in use once."""
+    _block: memoryview = attrs.field(default=memoryview(b""), init=False)
+    """What is left of the newest block."""
 
     @property
     def held_bytes(self) -> int:
@@ -36,7 +45,7 @@ class Spool:
         at = 0
         while at < len(data):
             if self._last is None:
-                self._last = self._spare.pop() if self._spare else bytearray(self.piece_bytes)
+                self._last = self._spare.pop() if self._spare else self._new_piece()
             part = data[at : at + self.piece_bytes - self._filled]
             self._last[self._filled : self._filled + len(part)] = part
             self._filled += len(part)
@@ -53,7 +62,7 @@ class Spool:
                 return piece
             self._spare.append(piece)
             return bytes(piece)
-        rest = b"" if self._last is None else bytes(memoryview(self._last)[: self._filled])
+        rest = b"" if self._last is None else bytes(self._last[: self._filled])
         self._filled = 0
         return rest
 
@@ -63,7 +72,7 @@ class Spool:
 
     def clear(self) -> None:
         """Drop what waits, and keep its memory for what comes."""
-        self._spare += [piece for piece in self._pieces if isinstance(piece, bytearray)]
+        self._spare += [piece for piece in self._pieces if isinstance(piece, memoryview)]
         self._pieces.clear()
         self._filled = 0
 
@@ -71,4 +80,11 @@ class Spool:
         """Drop everything and keep nothing."""
         self.clear()
         self._spare.clear()
-        self._last = None
+        self._last, self._block = None, memoryview(b"")
+
+    def _new_piece(self) -> memoryview:
+        if len(self._block) < self.piece_bytes:
+            pieces = -(-BLOCK_BYTES // self.piece_bytes)
+            self._block = memoryview(mmap.mmap(-1, pieces * self.piece_bytes))
+        piece, self._block = self._block[: self.piece_bytes], self._block[self.piece_bytes :]
+        return piece

@@ -99,6 +99,7 @@ class Resampler:
         if self._stream is None:
             return np.zeros(0, np.float32)
         rest: Samples = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        self._stream = None  # first, so that the next one has its place in the heap
         self._stream = self._open()
         return rest
 
