@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -206,3 +208,23 @@ def test_held_until_needed_the_same_comes_out_at_the_same_time() -> None:
 def test_for_equal_rates_every_sample_comes_out_at_once() -> None:
     assert Resampler(WIRE_HZ, WIRE_HZ).samples_until_more == 1
     assert bursts(WIRE_HZ, WIRE_HZ, "HQ").least == 0
+
+
+def test_a_stream_that_ended_is_gone_before_the_next_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Made before, it would lie elsewhere in the heap after every answer."""
+    made = list[weakref.ref[object]]()
+
+    class Stream(soxr.ResampleStream):  # type: ignore[misc]  # soxr has no types
+        def __init__(self, *args: Any, **options: Any) -> None:
+            assert not any(stream() for stream in made)
+            super().__init__(*args, **options)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(soxr, "ResampleStream", Stream)
+    resampler = Resampler(48_000, 16_000)
+    for _ in range(3):
+        resampler.process(np.zeros(960, np.float32))
+        resampler.finish()
+    assert len(made) == 4

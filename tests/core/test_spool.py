@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +69,10 @@ def test_what_was_let_go_is_nobodys() -> None:
     spool = Spool(1_000)
     spool.append(bytes(2_500))
     piece = spool._pieces[0]
+    assert isinstance(piece, memoryview)
+    pages = weakref.ref(piece.obj)
     spool.let_go()
     assert spool.held_bytes == 0
     assert sys.getrefcount(piece) == 2
+    del piece
+    assert pages() is None
