@@ -66,7 +66,7 @@ class EdgeLimits:
     frame_cost_bytes: int = _limit(64)
     """Charged to the budget for each frame on top of its size: tiny frames cost CPU."""
     receive_bytes: int = _limit(64 << 10)
-    """One read from the kernel at most; of audio, where there is a `Hub`, less."""
+    """One read at most; of a plain socket it is `transport.READ_BYTES`, which is less."""
     fast_turn: int = _limit(64)
     """Audio frames handled before other tasks get their turn (about 0.3 ms)."""
     slow_turn: int = _limit(16)

@@ -16,9 +16,9 @@ UNKNOWN = "?"
 """The address of a peer that was gone before it could be asked for."""
 
 READ_BYTES = 16 << 10
-"""The most that one read of audio takes: eight frames of 20 ms. What has piled up in a stall
-comes in several reads, so that its memory fits where frames' memory was before: stalls of 300
-ms brought the heap of a hundred meetings to 57.7 MiB with 64 KiB, and to 55.5 with 16."""
+"""The most that one read of a plain socket takes: eight frames of 20 ms. What has piled up in a
+stall comes in several reads, so that its memory fits where frames' memory was before: stalls of
+300 ms brought the heap of a hundred meetings to 57.7 MiB with 64 KiB, and to 55.5 with 16."""
 _SENDS_PER_CHECKPOINT = 8
 
 
