@@ -18,7 +18,7 @@ import trio
 
 from trio_bridge.audio.hearing import AudioChunk, Hearing, SpeakerChange, Utterance, View
 from trio_bridge.audio.pcm import Samples, silence
-from trio_bridge.audio.resample import Quality, Resampler
+from trio_bridge.audio.resample import LastingResampler, Quality
 from trio_bridge.audio.speakers import Speaker
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.ears import Audience, Ear
@@ -110,7 +110,7 @@ class Turn:
     _epoch: int = attrs.field(init=False)
     _sent_before: int = attrs.field(init=False)
     _said_before: int = attrs.field(init=False)
-    _resampler: Resampler | None = attrs.field(default=None, init=False)
+    _resampler: LastingResampler | None = attrs.field(default=None, init=False)
     _final: _Figures | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -182,6 +182,10 @@ class Turn:
     def freeze(self) -> None:
         """The turn ends here, by an interrupt or by itself: its figures stay what they are."""
         self._final = self._figures()
+
+    def let_go(self) -> None:
+        """Nothing more is said: the end of what an interrupt cut short is nobody's."""
+        self._finish_stream()
 
     def _figures(self) -> _Figures:
         if self._final is not None:
@@ -291,6 +295,7 @@ class Meeting:
                 await turn.finish()
             finally:
                 turn.freeze()
+                turn.let_go()
                 self._turn = None
                 self._pump.complete()
 

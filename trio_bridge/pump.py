@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from trio_bridge.audio.pcm import Samples
-from trio_bridge.audio.resample import Quality, Resampler
+from trio_bridge.audio.resample import LastingResampler, Quality
 from trio_bridge.bell import Bell
 from trio_bridge.errors import SessionEndedError, SocketClosedError
 from trio_bridge.lanes import Lane, Overflow
@@ -72,7 +72,7 @@ class Pump:
     """A chunk is being written: it may yet come back."""
     _log_throttle: Throttle = attrs.field(factory=Throttle, init=False)
     _stopped: bool = attrs.field(default=False, init=False)
-    _resampler: Resampler | None = attrs.field(default=None, init=False)
+    _resampler: LastingResampler | None = attrs.field(default=None, init=False)
     """Of a turn that ended, fresh, for the next one."""
     _said_then: int = attrs.field(default=0, init=False)
     """Of the playout, in samples, when `rest` last looked."""
@@ -125,16 +125,15 @@ class Pump:
             at += room
             self._bell.ring()
 
-    def borrow_resampler(self, rate_hz: int, quality: Quality) -> Resampler:
-        """A fresh one to 48 kHz, for one turn alone, which may return it when it is fresh."""
+    def borrow_resampler(self, rate_hz: int, quality: Quality) -> LastingResampler:
+        """One to 48 kHz, for one turn alone, which returns it when it has finished with it."""
         resampler, self._resampler = self._resampler, None
         if resampler is not None and resampler.from_hz == rate_hz:
             return resampler
-        return Resampler(rate_hz, RATE_HZ, quality)
+        return LastingResampler(rate_hz, RATE_HZ, quality)
 
-    def return_resampler(self, resampler: Resampler) -> None:
-        """Keep it for the next turn: 130 KiB in a hundred blocks, made anew for every answer,
-        are as many holes in the heap."""
+    def return_resampler(self, resampler: LastingResampler) -> None:
+        """Keep it for the next turn."""
         if not self._stopped:
             self._resampler = resampler
 

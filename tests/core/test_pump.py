@@ -7,13 +7,14 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.core.rooms import tone
 from trio_bridge.audio.pcm import to_pcm16
-from trio_bridge.audio.resample import Quality, Resampler
+from trio_bridge.audio.resample import LastingResampler, Quality
 from trio_bridge.ears import Audience
 from trio_bridge.errors import SessionEndedError, SocketClosedError
 from trio_bridge.meeting import Meeting
@@ -262,16 +263,23 @@ class Listening(Peer):
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Resampler]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[LastingResampler]:
     """Every resampler that a pump makes."""
-    made: list[Resampler] = []
+    made: list[LastingResampler] = []
 
-    def make(from_hz: int, to_hz: int, quality: Quality) -> Resampler:
-        made.append(Resampler(from_hz, to_hz, quality))
+    def make(from_hz: int, to_hz: int, quality: Quality) -> LastingResampler:
+        made.append(LastingResampler(from_hz, to_hz, quality))
         return made[-1]
 
-    monkeypatch.setattr("trio_bridge.pump.Resampler", make)
+    monkeypatch.setattr("trio_bridge.pump.LastingResampler", make)
     return made
+
+
+def differ_by(pcm: bytes, other: bytes) -> int:
+    """The largest difference of two pieces of PCM16 of one length."""
+    return int(
+        np.abs(np.frombuffer(pcm, "<i2").astype(int) - np.frombuffer(other, "<i2")).max()
+    )
 
 
 async def answer(meeting: Meeting, rate_hz: int = 24_000, seconds: float = 0.5) -> None:
@@ -280,7 +288,7 @@ async def answer(meeting: Meeting, rate_hz: int = 24_000, seconds: float = 0.5) 
 
 
 async def test_the_next_turn_has_the_last_ones_resampler_and_sounds_the_same(
-    made: list[Resampler],
+    made: list[LastingResampler],
 ) -> None:
     peer = Listening()
     async with pumping(peer) as pump:
@@ -290,7 +298,7 @@ async def test_the_next_turn_has_the_last_ones_resampler_and_sounds_the_same(
             await answer(meeting)
             said.append(peer.take_pcm())
         assert len(said[0]) == 2 * RATE_HZ
-        assert said[1:] == [said[0], said[0]]
+        assert max(differ_by(said[0], again) for again in said[1:]) <= 1  # of 32 768
         assert len(made) == 1
         await answer(meeting, 16_000)
         await answer(meeting, 16_000)
@@ -298,7 +306,7 @@ async def test_the_next_turn_has_the_last_ones_resampler_and_sounds_the_same(
 
 
 async def test_what_an_interrupted_turn_left_in_its_resampler_is_heard_in_no_other(
-    made: list[Resampler],
+    made: list[LastingResampler],
 ) -> None:
     peer = Listening()
     async with pumping(peer) as pump:
@@ -312,8 +320,8 @@ async def test_what_an_interrupted_turn_left_in_its_resampler_is_heard_in_no_oth
         await trio.sleep(1)
         peer.take_pcm()
         await answer(meeting)
-        assert peer.take_pcm() == said
-        assert len(made) == 2
+        assert differ_by(peer.take_pcm(), said) <= 1
+        assert len(made) == 1
 
 
 async def test_what_speaking_needs_is_given_back_after_a_silence_and_not_before() -> None:
