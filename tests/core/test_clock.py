@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_bridge.clock import GRID_S, STRIKES_A_TURN, Clock
+from trio_bridge.clock import GRID_S, LOOKS_A_STRIKE, STRIKES_A_TURN, Clock
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -76,3 +76,24 @@ async def test_many_that_fall_due_together_let_others_have_their_turn_in_between
     assert len(struck) == many
     assert len(seen) >= 10 / 2
     assert len(set(struck)) == 1, "all at the one time"
+
+
+@pytest.mark.parametrize(("times", "looked"), [(0, 1), (3, 4), (10**6, LOOKS_A_STRIKE)])
+async def test_what_is_more_urgent_comes_first_after_each_strike_but_not_for_ever(
+    times: int, looked: int
+) -> None:
+    """``times``: how often in a row a look wakes somebody."""
+    clock, done = Clock(), list[str]()
+
+    def look() -> bool:
+        done.append("look")
+        return done[-times - 1 :] != ["look"] * (times + 1)
+
+    clock.look = look
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            clock.at(trio.current_time(), lambda _: done.append("strike"))
+        nursery.start_soon(clock.run)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert done == (["strike"] + ["look"] * looked) * 5

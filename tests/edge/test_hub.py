@@ -922,10 +922,10 @@ async def test_while_a_task_can_always_run_audio_is_read_all_the_same(
 async def test_between_the_strikes_of_the_meetings_clock_audio_is_read(
     clock: AudioClock,
 ) -> None:
-    """It goes on at once after each few, so nobody asks the loop's clock."""
+    """It goes on at once, so nobody asks the loop's clock."""
     sink, strikes, seen = Sink(), Clock(), list[bytes]()
     async with reading() as (hub, dialler), trio.open_nursery() as nursery:
-        strikes.give_way = hub.give_way
+        strikes.look = hub.look
         client, server = await dialler.pair(hub)
         nursery.start_soon(server.read_into, sink, AT_MOST)
         nursery.start_soon(strikes.run)
@@ -938,14 +938,13 @@ async def test_between_the_strikes_of_the_meetings_clock_audio_is_read(
             strikes.at(trio.current_time(), strike)
         await until(lambda: len(sink.got) == 5 * STRIKES_A_TURN)
         nursery.cancel_scope.cancel()
-    assert len(seen[-1]) >= 4 * STRIKES_A_TURN
+    assert [len(got) for got in seen] == list(range(5 * STRIKES_A_TURN))
 
 
-async def test_who_gives_way_to_a_hub_that_is_over_has_a_checkpoint(clock: AudioClock) -> None:
+async def test_a_hub_that_is_over_sees_nothing(clock: AudioClock) -> None:
     async with reading() as (hub, _dialler):
         pass
-    with trio.testing.assert_checkpoints():
-        await hub.give_way()
+    assert not hub.look()
 
 
 @pytest.mark.parametrize("last_asked_s", [None, 0.001, 0.004])
@@ -953,11 +952,7 @@ async def test_where_nobody_asks_the_clock_any_more_audio_is_read_in_time_all_th
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, last_asked_s: float | None
 ) -> None:
     """By the hub's own task, or by the loop once that has given up: it waits no longer then."""
-    hub, ready = Hub(), [(7, select.EPOLLIN)]
-    hub._epoll.close()
-    monkeypatch.setattr(hub, "_epoll", SimpleNamespace(poll=lambda wait_s, most: ready.copy()))
-    monkeypatch.setattr(hub, "_serve", lambda _: ready.clear())
-    hub._heard_s = heard_s = trio.current_time()
+    hub, ready, _ = polling_nothing_real(monkeypatch)
 
     async def flow() -> None:
         await hub._flow()
@@ -965,13 +960,48 @@ async def test_where_nobody_asks_the_clock_any_more_audio_is_read_in_time_all_th
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(flow)
-        if last_asked_s is not None:  # as `_wait` does when it finds something
+        if last_asked_s is not None:
             await trio.sleep(last_asked_s)
-            hub._asked, hub._heard_s = True, trio.current_time()
-            heard_s = hub._heard_s
+            hub._heard_s = trio.current_time()
+            hub._wait(hub._heard_s, 0.0)
+        ready.append((7, select.EPOLLIN))
+        came_s = trio.current_time()
         while ready:
-            assert trio.current_time() - heard_s < RESTLESS_S + QUIET_S
+            assert trio.current_time() - came_s < RESTLESS_S + QUIET_S
             await trio.sleep(0.0005)
+
+
+async def test_while_the_clock_is_asked_the_hubs_task_sleeps(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, _, polls = polling_nothing_real(monkeypatch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hub._flow)
+        for _ in range(200):
+            await trio.sleep(RESTLESS_S / 3)
+            hub._heard_s = trio.current_time()
+            hub._wait(hub._heard_s, 0.0)
+        assert polls == []
+        await trio.sleep(2 * RESTLESS_S)
+        assert polls != []
+        nursery.cancel_scope.cancel()
+
+
+def polling_nothing_real(
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[Hub, list[tuple[int, int]], list[float]]:
+    """A hub to which audio flows; what its epoll will find, and when it was asked."""
+    hub, ready, polls = Hub(), list[tuple[int, int]](), list[float]()
+
+    def poll(wait_s: float, most: int) -> list[tuple[int, int]]:
+        polls.append(trio.current_time())
+        return ready.copy()
+
+    hub._epoll.close()
+    monkeypatch.setattr(hub, "_epoll", SimpleNamespace(poll=poll))
+    monkeypatch.setattr(hub, "_serve", lambda _: ready.clear())
+    hub._heard_s = trio.current_time()
+    return hub, ready, polls
 
 
 async def test_what_ends_the_reading_in_the_clock_ends_the_hub_and_not_the_loop(

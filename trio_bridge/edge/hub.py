@@ -135,7 +135,11 @@ class Hub:
         self._lull = Bell()
         """Rings when there was none for a while."""
         self._asked = False
-        """The clock was asked since the hub's task slept last: the loop does come to rest."""
+        """The clock was asked since the hub's task looked: the loop does come to rest."""
+        self._alarm = trio.CancelScope()
+        """Has the deadline at which the hub's task looks whether the clock is still asked."""
+        self._renewed_s = -math.inf
+        """When that was put off last."""
         self._fault: BaseException | None = None
         """What ended the reading outside the hub's task."""
         self._reading = trio.CancelScope()
@@ -195,24 +199,23 @@ class Hub:
         third frame with a task's turn and two system calls more. But while some task can always
         run nobody asks the clock: then we read.
         """
-        while trio.current_time() - self._heard_s <= QUIET_S:
-            self._asked = False
-            with trio.move_on_after(RESTLESS_S):
+        while (now_s := trio.current_time()) - self._heard_s <= QUIET_S:
+            with trio.CancelScope(deadline=now_s + RESTLESS_S) as self._alarm:
                 await self._lull.wait()
+            self._asked = False
             while not self._asked and (ready := self._epoll.poll(0, BATCH)):
                 self._heard_s = trio.current_time()
                 self._serve(ready)
                 await trio.lowlevel.checkpoint()
 
-    async def give_way(self) -> None:
-        """A checkpoint for a task that has more to do: audio that has come is read before it.
-
-        While a task can run, nobody asks the clock.
-        """
+    def look(self) -> bool:
+        """Read audio that has come; whether that has woken a task. For a task that has more to
+        do: while one can run nobody asks the clock."""
+        woken = WOKEN.tasks
         if not self._epoll.closed and (ready := self._epoll.poll(0, BATCH)):
             self._heard_s = trio.current_time()
             self._serve(ready)
-        await trio.lowlevel.checkpoint()
+        return WOKEN.tasks != woken
 
     def _wait(self, now_s: float, at_most_s: float) -> None:
         """Wait for audio and read it, until that wakes a task. Called by the clock.
@@ -223,6 +226,8 @@ class Hub:
         if now_s - self._heard_s > QUIET_S:
             self._lull.ring()
             return
+        if now_s - self._renewed_s > RESTLESS_S / 2:  # not each time: it takes a microsecond
+            self._renewed_s, self._alarm.deadline = now_s, now_s + RESTLESS_S
         until_s = now_s + min(at_most_s, LONGEST_WAIT_S)
         poll, woken = self._epoll.poll, WOKEN.tasks
         try:

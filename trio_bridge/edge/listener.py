@@ -119,7 +119,7 @@ class Edge:
             if self.tls is None and hasattr(select, "epoll"):
                 self._hub = TickingHub(self._tick_s) if self._tick_s else Hub(self._poll_s)
                 reading.start_soon(self._hub.run)
-                self.clock.give_way = self._hub.give_way
+                self.clock.look = self._hub.look
             async with trio.open_nursery() as connections:
                 self._connections = connections
                 task_status.started(listeners)

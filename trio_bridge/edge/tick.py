@@ -43,14 +43,12 @@ class TickingHub(Hub, trio.abc.Instrument):
         """A tick while few sockets have something."""
         self._quiet = 0
         """Ticks that found nothing, since one that did."""
-        self._alarm = trio.CancelScope()
-        """Has the deadline that ends the loop's wait for the next tick."""
         self._bell = Bell()
         """Wakes the hub's task: there is more to read at once, or nothing for a while."""
 
-    async def give_way(self) -> None:
-        """A checkpoint: the hook reads, tick by tick, whether a task can run or not."""
-        await trio.lowlevel.checkpoint()
+    def look(self) -> bool:
+        """Nothing is read: the hook does that, tick by tick, whether a task can run or not."""
+        return False
 
     async def _read(self) -> None:
         trio.lowlevel.add_instrument(self)
@@ -65,7 +63,7 @@ class TickingHub(Hub, trio.abc.Instrument):
         """Have the hook read now, and then every tick until there is nothing for a while."""
         self._due_s, self._quiet = trio.current_time(), 0
         while self._due_s < math.inf:
-            with trio.CancelScope(deadline=self._due_s) as self._alarm:
+            with trio.CancelScope(deadline=self._due_s) as self._alarm:  # ends the loop's wait
                 while self._due_s < math.inf:
                     if self._ready:
                         await trio.lowlevel.checkpoint()
