@@ -25,6 +25,9 @@ some 10 us each."""
 LOOKS_A_STRIKE = 8
 """What is more urgent comes first after each strike, so many times at most: a frame that waits
 for four of them is in the 99th percentile."""
+LATE_S = 4 * GRID_S
+"""From here on strikes come first: a loop that does not keep up has something more urgent at
+every look."""
 
 Strike = Callable[[float], None]
 """Is told the time; must not wait, and what it raises ends the clock."""
@@ -57,12 +60,13 @@ class Clock:
                 if strikes == STRIKES_A_TURN:
                     await trio.lowlevel.checkpoint()
                     strikes = 0
-                heapq.heappop(self._due)[2](now_s)
+                due_s, _, strike = heapq.heappop(self._due)
+                strike(now_s)
                 strikes += 1
-                looks = 0
+                looks = 0 if now_s - due_s < LATE_S else LOOKS_A_STRIKE
                 while looks < LOOKS_A_STRIKE and self.look():
                     await trio.lowlevel.checkpoint()
-                    looks, strikes = looks + 1, 0
+                    looks, strikes, now_s = looks + 1, 0, trio.current_time()
 
     def _next_s(self) -> float:
         if not self._due:

@@ -30,7 +30,10 @@ def _find() -> ctypes.CDLL | None:
         libc = ctypes.CDLL(None)
     except (OSError, TypeError):  # Windows: no handle
         return None
-    return libc if hasattr(libc, "malloc_trim") else None  # another libc has none
+    if not hasattr(libc, "malloc_trim"):  # another libc
+        return None
+    libc.malloc_trim.argtypes = [ctypes.c_size_t]
+    return libc
 
 
 _glibc = _find()

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Literal, cast, get_args
 
 import attrs
+import numpy as np
 import numpy.typing as npt
 import trio
 
@@ -152,30 +153,27 @@ class Turn:
             SessionEndedError: the meeting is over.
             RuntimeError: the turn is over.
         """
-        if self._final is not None and not self.interrupted:
-            raise RuntimeError("the turn is over: speak inside its async with block")
+        self._check_open()
         rate_hz = rate_given("say", rate_hz)
-        blocks = samples_given("say", samples, rate_hz * BLOCK_S)
-        if self._resampler is None or self._resampler.from_hz != rate_hz:
-            rest = self._finish_stream()
-            self._resampler = self._pump.borrow_resampler(rate_hz, self._quality)
-            await self._say(rest)
-        resampler = self._resampler
-        for block, broken in blocks:
+        for block, broken in samples_given("say", samples, rate_hz * BLOCK_S):
+            if self.interrupted:  # a shielded agent went on: nobody wants to hear the rest
+                await trio.lowlevel.checkpoint()
+                return
+            self._check_open()  # another task's turn may have ended while this one waited
             if broken and self._log_throttle.admits(trio.current_time()):
                 more = {"more_before": self._log_throttle.take_suppressed()}
                 fields = {"samples": broken, "of": len(block), **more}
                 self._log.warning("speech was not finite: silence instead", extra=fields)
-            await self._say(resampler.process(block))
-            if self.interrupted:
-                return
+            await self._pump.say(self._resampled(block, rate_hz))
 
     async def finish(self) -> None:
         """Send the end of what was said and wait until it has been played, by our estimate.
 
         Leaving the turn does this; on `trio.Cancelled` the speech goes on.
         """
-        await self._say(self._finish_stream())
+        rest = self._finish_stream()
+        if not self.interrupted:
+            await self._pump.say(rest)
         self._pump.complete()
         await self._pump.played()
 
@@ -184,7 +182,7 @@ class Turn:
         self._final = self._figures()
 
     def let_go(self) -> None:
-        """Nothing more is said: the end of what an interrupt cut short is nobody's."""
+        """Nothing more is said: the end of what was cut short is nobody's."""
         self._finish_stream()
 
     def _figures(self) -> _Figures:
@@ -196,11 +194,19 @@ class Turn:
         heard = max(0, sent - playout.unplayed(trio.current_time()))
         return _Figures(said, heard, sent - heard)
 
-    async def _say(self, samples: Samples) -> None:
-        if self.interrupted:  # a shielded agent went on: nobody wants to hear the rest
-            await trio.lowlevel.checkpoint()
-            return
-        await self._pump.say(samples)
+    def _check_open(self) -> None:
+        if self._final is not None and not self.interrupted:
+            raise RuntimeError("the turn is over: speak inside its async with block")
+
+    def _resampled(self, block: Samples, rate_hz: int) -> Samples:
+        """``block`` at 48 kHz, behind the end of what was said at another rate. One step: a
+        resampler that is returned may be another turn's after the next await."""
+        resampler = self._resampler
+        if resampler is not None and resampler.from_hz == rate_hz:
+            return resampler.process(block)
+        rest = self._finish_stream()
+        self._resampler = resampler = self._pump.borrow_resampler(rate_hz, self._quality)
+        return np.concatenate((rest, resampler.process(block)))
 
     def _finish_stream(self) -> Samples:
         resampler, self._resampler = self._resampler, None

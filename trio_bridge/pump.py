@@ -73,7 +73,7 @@ class Pump:
     _log_throttle: Throttle = attrs.field(factory=Throttle, init=False)
     _stopped: bool = attrs.field(default=False, init=False)
     _resampler: LastingResampler | None = attrs.field(default=None, init=False)
-    """Of a turn that ended, fresh, for the next one."""
+    """Of a turn that has ended, for the next one."""
     _said_then: int = attrs.field(default=0, init=False)
     """Of the playout, in samples, when `rest` last looked."""
     _silent_since_s: float = attrs.field(default=-math.inf, init=False)
@@ -133,9 +133,9 @@ class Pump:
         return LastingResampler(rate_hz, RATE_HZ, quality)
 
     def return_resampler(self, resampler: LastingResampler) -> None:
-        """Keep it for the next turn."""
+        """Keep it for the next turn, until `rest` finds that there was none for long."""
         if not self._stopped:
-            self._resampler = resampler
+            self._resampler, self._rested = resampler, False
 
     def complete(self) -> None:
         """What was said is a whole: send its end without waiting for more."""

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_bridge.clock import GRID_S, LOOKS_A_STRIKE, STRIKES_A_TURN, Clock
+from trio_bridge.clock import GRID_S, LATE_S, LOOKS_A_STRIKE, STRIKES_A_TURN, Clock
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -97,3 +97,26 @@ async def test_what_is_more_urgent_comes_first_after_each_strike_but_not_for_eve
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert done == (["strike"] + ["look"] * looked) * 5
+
+
+async def test_strikes_that_are_late_come_before_what_is_more_urgent(
+    autojump_clock: MockClock,
+) -> None:
+    clock, looks, struck = Clock(), list[float](), list[float]()
+
+    def look() -> bool:
+        looks.append(trio.current_time())
+        autojump_clock.jump(GRID_S / LOOKS_A_STRIKE)  # and it takes its time
+        return True
+
+    clock.look = look
+    async with trio.open_nursery() as nursery:
+        began_s = trio.current_time()
+        for _ in range(1_000):
+            clock.at(began_s, struck.append)
+        nursery.start_soon(clock.run)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert len(struck) == 1_000
+    assert len(looks) <= (LATE_S / GRID_S + 1) * LOOKS_A_STRIKE
+    assert struck[-1] > looks[-1], "not the time when the first of them was due"

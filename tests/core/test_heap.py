@@ -75,7 +75,7 @@ def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not heap.keep_large_apart()
 
 
-async def test_a_server_looks_every_minute_meetings_or_not(
+async def test_a_server_gives_back_every_minute_meetings_or_not(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     times_s: list[float] = []

@@ -17,7 +17,7 @@ from trio_bridge.audio.pcm import to_pcm16
 from trio_bridge.audio.resample import LastingResampler, Quality
 from trio_bridge.ears import Audience
 from trio_bridge.errors import SessionEndedError, SocketClosedError
-from trio_bridge.meeting import Meeting
+from trio_bridge.meeting import Meeting, Turn
 from trio_bridge.pacing import RATE_HZ, Playout
 from trio_bridge.pump import COMMAND_BYTES, SILENT_S, Pump
 from trio_bridge.wire.commands import SendImageUrl, SendMessage
@@ -324,6 +324,54 @@ async def test_what_an_interrupted_turn_left_in_its_resampler_is_heard_in_no_oth
         assert len(made) == 1
 
 
+async def test_who_speaks_for_another_tasks_turn_when_it_is_interrupted_goes_on_unharmed() -> (
+    None
+):
+    async with pumping(Listening()) as pump:
+        meeting = Meeting("b", Audience(RATE_HZ), pump)
+
+        async def speak(turn: Turn) -> None:
+            for rate_hz in (24_000, 16_000, 24_000):
+                await turn.say(tone(0.1), rate_hz=rate_hz)
+
+        for _ in range(8):  # whichever of the two runs first
+            async with trio.open_nursery() as nursery:
+                async with meeting.turn() as turn:
+                    nursery.start_soon(speak, turn)
+                    await trio.lowlevel.checkpoint()
+                    meeting.interrupt()
+                    await trio.sleep(1)
+                assert turn.interrupted
+                await turn.say(tone(0.1), rate_hz=24_000)
+            assert pump.playout.queued == 0
+
+
+async def test_a_turn_that_ended_takes_no_more_from_a_task_that_still_speaks_for_it(
+    made: list[LastingResampler],
+) -> None:
+    """Else two tasks would feed one resampler, and the next answer be mixed with this one."""
+    peer = Listening()
+    async with pumping(peer) as pump:
+        meeting = Meeting("b", Audience(RATE_HZ), pump)
+        await answer(meeting)
+        said = peer.take_pcm()
+
+        async def speak(turn: Turn) -> None:
+            with pytest.raises(RuntimeError, match="the turn is over"):
+                await turn.say(tone(120), rate_hz=24_000)
+
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(1):
+                async with meeting.turn() as turn:
+                    nursery.start_soon(speak, turn)
+                    await trio.sleep_forever()
+        await pump.played()
+        peer.take_pcm()
+        await answer(meeting)
+        assert differ_by(peer.take_pcm(), said) <= 1
+        assert len(made) == 1
+
+
 async def test_what_speaking_needs_is_given_back_after_a_silence_and_not_before() -> None:
     async with pumping(Peer()) as pump:
         meeting = Meeting("b", Audience(RATE_HZ), pump)
@@ -339,6 +387,24 @@ async def test_what_speaking_needs_is_given_back_after_a_silence_and_not_before(
         assert pump.playout._spool.held_bytes == 0
         await answer(meeting)
         assert pump.playout.sent == pump.playout.said
+
+
+async def test_a_resampler_that_comes_back_after_a_silence_goes_after_another() -> None:
+    async with pumping(Peer()) as pump:
+        meeting = Meeting("b", Audience(RATE_HZ), pump)
+        async with meeting.turn() as turn:
+            await turn.say(tone(0.5), rate_hz=24_000)
+            pump.complete()
+            await pump.played()
+            for _ in range(3):  # the agent thinks
+                await trio.sleep(SILENT_S)
+                pump.rest(trio.current_time())
+            meeting.interrupt()
+            await trio.sleep_forever()
+        assert pump._resampler is not None
+        await trio.sleep(SILENT_S)
+        pump.rest(trio.current_time())
+        assert pump._resampler is None
 
 
 async def test_speech_that_waits_for_a_socket_is_not_given_back_however_long() -> None:

@@ -409,9 +409,10 @@ async def test_between_two_batches_of_a_tick_the_clock_keeps_the_loop_awake_and_
 
         def before_task_step(self, task: trio.lowlevel.Task) -> None:
             nonlocal steps
-            steps += 0 < reads < many and task.name.endswith("Hub.run")
+            steps += 0 < reads < many and task.name == name
 
     async with reading(tick_s=0.005) as (hub, dialler), trio.open_nursery() as nursery:
+        name = f"{Hub.run.__module__}.{Hub.run.__qualname__}"
         pairs = [await dialler.pair(hub) for _ in range(many)]
         for _, server in pairs:
             nursery.start_soon(server.read_into, sink, AT_MOST)
@@ -1006,7 +1007,7 @@ async def test_where_nobody_asks_the_clock_any_more_audio_is_read_in_time_all_th
         ready.append((7, select.EPOLLIN))
         came_s = trio.current_time()
         while ready:
-            assert trio.current_time() - came_s < RESTLESS_S + QUIET_S
+            assert trio.current_time() - came_s < RESTLESS_S + 0.001
             await trio.sleep(0.0005)
 
 

@@ -31,7 +31,7 @@ LONGEST_WAIT_S = 0.001
 """The loop waits for audio alone for so long at a time, up to twice that, then looks at
 everything else: the shortest wait that Python's epoll knows, which rounds up to it."""
 RESTLESS_S = 0.005
-"""So long a loop that never comes to rest leaves audio unread, and at most `QUIET_S` more."""
+"""So long a loop that never comes to rest leaves audio unread, at most."""
 QUIET_S = 0.003
 """So long after the last audio the loop sleeps as usual until there is some: 25 bots at 20 ms
 are as quiet for 2 % of the time."""
@@ -134,10 +134,9 @@ class Hub:
         """When audio came last."""
         self._lull = Bell()
         """Rings when there was none for a while."""
-        self._asked = False
-        """The clock was asked since the hub's task looked: the loop does come to rest."""
         self._alarm = trio.CancelScope()
-        """Has the deadline at which the hub's task looks whether the clock is still asked."""
+        """Around the hub's sleep: its deadline is when the clock, asked no more, will have left
+        audio unread for too long."""
         self._renewed_s = -math.inf
         """When that was put off last."""
         self._fault: BaseException | None = None
@@ -202,8 +201,7 @@ class Hub:
         while (now_s := trio.current_time()) - self._heard_s <= QUIET_S:
             with trio.CancelScope(deadline=now_s + RESTLESS_S) as self._alarm:
                 await self._lull.wait()
-            self._asked = False
-            while not self._asked and (ready := self._epoll.poll(0, BATCH)):
+            while ready := self._epoll.poll(0, BATCH):
                 self._heard_s = trio.current_time()
                 self._serve(ready)
                 await trio.lowlevel.checkpoint()
@@ -222,7 +220,6 @@ class Hub:
 
         Of three frames of 20 ms one is only kept for the next: then the loop need not turn.
         """
-        self._asked = True
         if now_s - self._heard_s > QUIET_S:
             self._lull.ring()
             return

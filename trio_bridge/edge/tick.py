@@ -71,7 +71,8 @@ class TickingHub(Hub, trio.abc.Instrument):
         self._due_s, self._quiet = trio.current_time(), 0
         while self._due_s < math.inf:
             deadline_s = math.inf if self._ready else self._due_s
-            with trio.CancelScope(deadline=deadline_s) as self._alarm:  # ends the loop's wait
+            # Here its deadline is the next tick's, which ends the loop's wait.
+            with trio.CancelScope(deadline=deadline_s) as self._alarm:
                 while self._due_s < math.inf:
                     if self._ready and self._clock is None:
                         await trio.lowlevel.checkpoint()
