@@ -153,25 +153,20 @@ class Turn:
             SessionEndedError: the meeting is over.
             RuntimeError: the turn is over.
         """
-        self._check_open()
         rate_hz = rate_given("say", rate_hz)
         for block, broken in samples_given("say", samples, rate_hz * BLOCK_S):
-            if self.interrupted:  # a shielded agent went on: nobody wants to hear the rest
-                await trio.lowlevel.checkpoint()
-                return
-            self._check_open()  # another task's turn may have ended while this one waited
             if broken and self._log_throttle.admits(trio.current_time()):
                 more = {"more_before": self._log_throttle.take_suppressed()}
                 fields = {"samples": broken, "of": len(block), **more}
                 self._log.warning("speech was not finite: silence instead", extra=fields)
-            await self._pump.say(self._resampled(block, rate_hz))
+            await self._say(block, rate_hz)
 
     async def finish(self) -> None:
         """Send the end of what was said and wait until it has been played, by our estimate.
 
         Leaving the turn does this; on `trio.Cancelled` the speech goes on.
         """
-        rest = self._finish_stream()
+        rest = self.end_stream()
         if not self.interrupted:
             await self._pump.say(rest)
         self._pump.complete()
@@ -180,10 +175,6 @@ class Turn:
     def freeze(self) -> None:
         """The turn ends here, by an interrupt or by itself: its figures stay what they are."""
         self._final = self._figures()
-
-    def let_go(self) -> None:
-        """Nothing more is said: the end of what was cut short is nobody's."""
-        self._finish_stream()
 
     def _figures(self) -> _Figures:
         if self._final is not None:
@@ -194,27 +185,28 @@ class Turn:
         heard = max(0, sent - playout.unplayed(trio.current_time()))
         return _Figures(said, heard, sent - heard)
 
-    def _check_open(self) -> None:
-        if self._final is not None and not self.interrupted:
+    async def _say(self, block: Samples, rate_hz: int) -> None:
+        if self.interrupted:  # a shielded agent went on: nobody wants to hear the rest
+            await trio.lowlevel.checkpoint()
+            return
+        if self._final is not None:  # maybe since this task has begun to speak
             raise RuntimeError("the turn is over: speak inside its async with block")
+        await self._pump.say(self._resampled(block, rate_hz))
 
     def _resampled(self, block: Samples, rate_hz: int) -> Samples:
-        """``block`` at 48 kHz, behind the end of what was said at another rate. One step: a
-        resampler that is returned may be another turn's after the next await."""
+        """At 48 kHz, behind the end of what was said at another rate. No await: one that was
+        returned may be another turn's after it."""
         resampler = self._resampler
         if resampler is not None and resampler.from_hz == rate_hz:
             return resampler.process(block)
-        rest = self._finish_stream()
+        rest = self.end_stream()
         self._resampler = resampler = self._pump.borrow_resampler(rate_hz, self._quality)
         return np.concatenate((rest, resampler.process(block)))
 
-    def _finish_stream(self) -> Samples:
+    def end_stream(self) -> Samples:
+        """The end of what was said so far; what follows begins anew."""
         resampler, self._resampler = self._resampler, None
-        if resampler is None:
-            return silence(0)
-        rest = resampler.finish()
-        self._pump.return_resampler(resampler)
-        return rest
+        return silence(0) if resampler is None else self._pump.return_resampler(resampler)
 
 
 @attrs.define(eq=False)
@@ -301,7 +293,7 @@ class Meeting:
                 await turn.finish()
             finally:
                 turn.freeze()
-                turn.let_go()
+                turn.end_stream()  # the end of what was cut short is nobody's
                 self._turn = None
                 self._pump.complete()
 

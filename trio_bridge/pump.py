@@ -126,16 +126,18 @@ class Pump:
             self._bell.ring()
 
     def borrow_resampler(self, rate_hz: int, quality: Quality) -> LastingResampler:
-        """One to 48 kHz, for one turn alone, which returns it when it has finished with it."""
+        """One to 48 kHz, for one turn alone, which returns it."""
         resampler, self._resampler = self._resampler, None
         if resampler is not None and resampler.from_hz == rate_hz:
             return resampler
         return LastingResampler(rate_hz, RATE_HZ, quality)
 
-    def return_resampler(self, resampler: LastingResampler) -> None:
-        """Keep it for the next turn, until `rest` finds that there was none for long."""
+    def return_resampler(self, resampler: LastingResampler) -> Samples:
+        """Keep it for the next turn, until `rest` finds that there was none for long; the end
+        of what it was given."""
         if not self._stopped:
             self._resampler, self._rested = resampler, False
+        return resampler.finish()
 
     def complete(self) -> None:
         """What was said is a whole: send its end without waiting for more."""

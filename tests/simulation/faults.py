@@ -178,6 +178,8 @@ def _meeting(bot: int, *, long: bool) -> Iterator[Step]:
         yield Pass(0.15)
         yield Order(bot, "speak", 2, SETTLE)
         yield Interrupt(bot, 1, 2)
+        yield Pass(0.3)
+        yield Order(bot, "speak", 0, SETTLE)
         yield Join(bot, "control", "good", False, 65_536, SETTLE)
         yield Order(bot, "chat", 0, SETTLE)
         yield End(bot, "audio", "rst", False, SETTLE)
