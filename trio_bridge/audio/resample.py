@@ -135,8 +135,8 @@ class LastingResampler(Resampler):
     """One direction of speech with pauses: where a stretch of it ends the stream does not.
 
     `finish` feeds silence until all has come out, and what is next goes on behind that. A
-    stream is 130 KiB in a hundred blocks; made anew after each answer they came to lie in ever
-    other places, and the heap grew. Each stretch is as long as a stream of its own, and what
+    stream is 130 KiB in a hundred blocks, which made anew after each answer come to lie in ever
+    other places of the heap. Each stretch is as long as a stream of its own, and what
     that would be behind silence: to a tenth of PCM16's step with HQ and better. (Below, some of
     soxr's streams are less exact the longer they last: 8 to 48 kHz, MQ, by 6e-6 after 20 s. At
     odd rates, such as 24 001 Hz, each stretch has a stream of its own after all.) `bursts` and
