@@ -19,7 +19,7 @@ import trio
 
 from trio_bridge.audio.hearing import AudioChunk, Hearing, SpeakerChange, Utterance, View
 from trio_bridge.audio.pcm import Samples, silence
-from trio_bridge.audio.resample import LastingResampler, Quality
+from trio_bridge.audio.resample import Quality, Resampler
 from trio_bridge.audio.speakers import Speaker
 from trio_bridge.audio.vad import VadSettings
 from trio_bridge.ears import Audience, Ear
@@ -111,7 +111,7 @@ class Turn:
     _epoch: int = attrs.field(init=False)
     _sent_before: int = attrs.field(init=False)
     _said_before: int = attrs.field(init=False)
-    _resampler: LastingResampler | None = attrs.field(default=None, init=False)
+    _resampler: Resampler | None = attrs.field(default=None, init=False)
     _final: _Figures | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:

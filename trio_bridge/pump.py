@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from trio_bridge.audio.pcm import Samples
-from trio_bridge.audio.resample import LastingResampler, Quality
+from trio_bridge.audio.resample import Quality, Resampler
 from trio_bridge.bell import Bell
 from trio_bridge.errors import SessionEndedError, SocketClosedError
 from trio_bridge.lanes import Lane, Overflow
@@ -72,7 +72,7 @@ class Pump:
     """A chunk is being written: it may yet come back."""
     _log_throttle: Throttle = attrs.field(factory=Throttle, init=False)
     _stopped: bool = attrs.field(default=False, init=False)
-    _resampler: LastingResampler | None = attrs.field(default=None, init=False)
+    _resampler: Resampler | None = attrs.field(default=None, init=False)
     """Of a turn that has ended, for the next one."""
     _said_then: int = attrs.field(default=0, init=False)
     """Of the playout, in samples, when `rest` last looked."""
@@ -125,16 +125,16 @@ class Pump:
             at += room
             self._bell.ring()
 
-    def borrow_resampler(self, rate_hz: int, quality: Quality) -> LastingResampler:
+    def borrow_resampler(self, rate_hz: int, quality: Quality) -> Resampler:
         """One to 48 kHz, for one turn alone, which returns it."""
         resampler, self._resampler = self._resampler, None
         if resampler is not None and resampler.from_hz == rate_hz:
             return resampler
-        return LastingResampler(rate_hz, RATE_HZ, quality)
+        return Resampler(rate_hz, RATE_HZ, quality)
 
-    def return_resampler(self, resampler: LastingResampler) -> Samples:
-        """Keep it for the next turn, until `rest` finds that there was none for long; the end
-        of what it was given."""
+    def return_resampler(self, resampler: Resampler) -> Samples:
+        """The end of what it was given. It begins anew with the next turn, for which it is
+        kept until `rest` finds that there was none for long."""
         if not self._stopped:
             self._resampler, self._rested = resampler, False
         return resampler.finish()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import weakref
 from typing import Any
 
@@ -11,14 +10,13 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_bridge.audio.pcm import Samples, from_pcm16, silence, to_pcm16
+from trio_bridge.audio.pcm import Samples, from_pcm16, to_pcm16
 from trio_bridge.audio.resample import (
     AGENT_RATES_HZ,
     DELAY_MS,
     PIECE_MS,
     QUALITIES,
     WHOLE_MS,
-    LastingResampler,
     Quality,
     Resampler,
     bursts,
@@ -108,53 +106,6 @@ def test_after_its_end_a_stream_begins_anew() -> None:
     resampler = Resampler(WIRE_HZ, 16_000)
     first = run(resampler, SECOND, [960])
     assert run(resampler, SECOND, [777]).tobytes() == first.tobytes()
-
-
-def behind_silence(from_hz: int, to_hz: int, quality: Quality, samples: Samples) -> Samples:
-    """``samples`` as a stream of their own, but for half a second of silence before them."""
-    lead = silence(from_hz // 2)
-    whole = run(Resampler(from_hz, to_hz, quality), np.concatenate((lead, samples)), [960])
-    return whole[to_hz // 2 :]
-
-
-@pytest.mark.parametrize("quality", QUALITIES)
-@given(
-    from_hz=st.sampled_from(AGENT_RATES_HZ),
-    lengths=st.lists(st.integers(1, 30_000), min_size=2, max_size=5),
-    cut=st.lists(st.integers(1, 5_000), min_size=1, max_size=4),
-)
-@settings(max_examples=25, deadline=None)
-def test_what_follows_an_end_in_a_lasting_stream_is_like_a_stream_of_its_own(
-    quality: Quality, from_hz: int, lengths: list[int], cut: list[int]
-) -> None:
-    """Below HQ some streams are not so exact at any time."""
-    within = 3e-6 if quality in ("HQ", "VHQ") else 1e-4
-    resampler, at = LastingResampler(from_hz, WIRE_HZ, quality), 0
-    for length in lengths:
-        said = SECOND[at : at + length]
-        out = run(resampler, said, cut)
-        assert len(out) == math.floor(len(said) * WIRE_HZ / from_hz + 0.5)
-        if at:  # soxr begins with less care than it goes on
-            expected = behind_silence(from_hz, WIRE_HZ, quality, said)
-            assert len(out) == len(expected)
-            assert np.abs(out - expected).max() < within
-        at += 777
-
-
-def test_a_lasting_stream_stays_one_and_one_that_cannot_begins_anew(
-    given_lengths: list[int],
-) -> None:
-    lasting = LastingResampler(24_000, WIRE_HZ)
-    for _ in range(3):
-        lasting.process(SECOND[:960])
-        rest = lasting.finish()
-        assert len(rest)
-        assert not len(lasting.finish())  # nothing was said since
-    assert 0 not in given_lengths
-    odd = LastingResampler(24_001, WIRE_HZ)  # for a whole number of samples out: 1 s
-    first = run(odd, SECOND, [960])
-    assert run(odd, SECOND, [777]).tobytes() == first.tobytes()
-    assert given_lengths.count(0) == 2
 
 
 def test_equal_rates_pass_the_samples_through() -> None:

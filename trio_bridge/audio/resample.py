@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -129,53 +128,6 @@ class Resampler:
     def _open(self) -> soxr.ResampleStream | None:
         self._fed = self._long = 0
         return _open(self.from_hz, self.to_hz, self._quality)
-
-
-class LastingResampler(Resampler):
-    """One direction of speech with pauses: where a stretch of it ends the stream does not.
-
-    `finish` feeds silence until all has come out, and what is next goes on behind that. A
-    stream is 130 KiB in a hundred blocks, which made anew after each answer come to lie in ever
-    other places of the heap. Each stretch is as long as a stream of its own, and what
-    that would be behind silence: to a tenth of PCM16's step with HQ and better. (Below, some of
-    soxr's streams are less exact the longer they last: 8 to 48 kHz, MQ, by 6e-6 after 20 s. At
-    odd rates, such as 24 001 Hz, each stretch has a stream of its own after all.) `bursts` and
-    `samples_until_more` say nothing of the silence that is left out.
-    """
-
-    __slots__ = ("_begin", "_grid", "_out", "_start")
-
-    def __init__(self, from_hz: int, to_hz: int, quality: Quality = "HQ") -> None:
-        super().__init__(from_hz, to_hz, quality)
-        self._grid = from_hz // math.gcd(from_hz, to_hz)
-        """As many samples in are a whole number of samples out."""
-        self._start = self._begin = 0
-        """Where this stretch began, on the grid, in what was fed and in what comes out."""
-        self._out = 0
-        """Samples that came out."""
-
-    def process(self, samples: Samples) -> Samples:
-        ready = super().process(samples)
-        silent = self._begin - self._out
-        self._out += len(ready)
-        return ready[silent:] if silent > 0 else ready
-
-    def finish(self) -> Samples:
-        if self._grid > self._piece:  # it would take too much silence to be on the grid again
-            self._out = 0
-            return super().finish()
-        if self._fed == self._start:
-            return np.zeros(0, np.float32)
-        end = (2 * self._fed * self.to_hz // self.from_hz + 1) // 2  # rounded
-        pause = -(-self._piece // 2 // self._grid) * self._grid
-        parts, silence = list[Samples](), pause - self._fed % self._grid
-        while not parts or self._out < end:
-            at = max(self._out, self._begin)
-            parts.append(self.process(np.zeros(silence, np.float32))[: max(0, end - at)])
-            silence = pause
-        self._start = self._fed
-        self._begin = self._start * self.to_hz // self.from_hz
-        return np.concatenate(parts)
 
 
 class Bursts(NamedTuple):
