@@ -13,12 +13,15 @@ Where there is no glibc this does nothing; other allocators look after it themse
 from __future__ import annotations
 
 import ctypes
+import time
 
 GIVE_BACK_S = 60.0
 """From one time to the next. It costs the event loop 0.3 ms with a hundred meetings (30 MiB of
 heap, of which 1 to 2 go back and are in use again by and by) and 0.6 ms with four hundred; to
-give back 130 MiB, 13 ms, once, when most meetings have gone. So much is also what a meeting
-that begins after another's end costs."""
+give back 130 MiB, 13 ms, once, when most meetings have gone."""
+DEAR_S = 0.002
+"""Where it took longer the last time, a meeting that begins does not wait for it: in a program
+with a heap of many GiB it might."""
 
 LARGE_BYTES = 128 << 10
 """From here on a block has pages of its own, which go back the moment it is freed. That is
@@ -46,6 +49,29 @@ _glibc = _find()
 def give_back() -> bool:
     """Give every whole page of the heap that is free back to the system; whether any went."""
     return _glibc is not None and _glibc.malloc_trim(0) == 1
+
+
+class Heap:
+    """The process's heap, as a server with meetings that come and go looks after it."""
+
+    __slots__ = ("_ended", "_took_s")
+
+    def __init__(self) -> None:
+        self._ended = 0
+        """Meetings that had ended when it was tidied last."""
+        self._took_s = 0.0
+
+    def tidy(self, ended: int) -> None:
+        """Give back what is free; ``ended`` is how many meetings have ended so far."""
+        self._ended = ended
+        began_s = time.perf_counter()
+        give_back()
+        self._took_s = time.perf_counter() - began_s
+
+    def tidy_for_a_meeting(self, ended: int) -> None:
+        """A meeting begins: the same, if one has ended since and it does not take long."""
+        if ended != self._ended and self._took_s <= DEAR_S:
+            self.tidy(ended)
 
 
 def keep_large_apart() -> bool:

@@ -25,7 +25,7 @@ from trio_bridge.edge.listener import Edge
 from trio_bridge.edge.passing import Carrier, Onward
 from trio_bridge.edge.socket import Socket
 from trio_bridge.errors import HandshakeError, SettingsError
-from trio_bridge.heap import GIVE_BACK_S, give_back
+from trio_bridge.heap import GIVE_BACK_S, Heap
 from trio_bridge.log import Throttle
 from trio_bridge.meeting import Agent
 from trio_bridge.pulse import measure
@@ -95,8 +95,7 @@ class Server:
     """Meetings begun so far."""
     stopped: trio.Event = attrs.field(factory=trio.Event, init=False)
     """`run` is over."""
-    _given_back: int = attrs.field(default=0, init=False)
-    """Meetings that had ended when the heap was given back last."""
+    _heap: Heap = attrs.field(factory=Heap, init=False)
     _clock: Clock = attrs.field(factory=Clock, init=False)
     _door: Door = attrs.field(init=False)
     _refusals: Throttle = attrs.field(factory=Throttle, init=False)
@@ -230,12 +229,8 @@ class Server:
         await self.registry.empty()
 
     def _tidy(self, now_s: float) -> None:
-        self._give_back()
+        self._heap.tidy(self.registry.ended)
         self._clock.at(now_s + GIVE_BACK_S, self._tidy)
-
-    def _give_back(self) -> None:
-        self._given_back = self.registry.ended
-        give_back()
 
     def _make_session(self, bot_id: str) -> Session:
         reason = self._turned_away()  # a path with its id would have been refused before
@@ -244,8 +239,7 @@ class Server:
             text = _GOING if going else f"{reason}: try again later"
             raise HandshakeError(text, GOING_AWAY if going else TRY_AGAIN)
         self.served += 1
-        if self.registry.ended != self._given_back:  # else its memory lies over used pages
-            self._give_back()
+        self._heap.tidy_for_a_meeting(self.registry.ended)
         return Session(bot_id, self.agent, self.settings, self._clock)
 
     def _admit(self, request: Request) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -113,7 +114,7 @@ async def test_a_server_gives_back_every_minute_meetings_or_not(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     times_s: list[float] = []
-    monkeypatch.setattr(server, "give_back", lambda: times_s.append(trio.current_time()))
+    monkeypatch.setattr(heap, "give_back", lambda: times_s.append(trio.current_time()))
     async with bridge(listener) as room:
         began_s = trio.current_time()
         await room.join("/bridge")
@@ -129,7 +130,7 @@ async def test_a_meeting_that_begins_after_another_ended_finds_the_heap_given_ba
 ) -> None:
     """Or its resampler lies over pages that the other's had in use, and they stay resident."""
     times_s: list[float] = []
-    monkeypatch.setattr(server, "give_back", lambda: times_s.append(trio.current_time()))
+    monkeypatch.setattr(heap, "give_back", lambda: times_s.append(trio.current_time()))
     async with bridge(listener) as room:
         first = await room.control("bot-1")
         await room.control("bot-2")
@@ -141,6 +142,35 @@ async def test_a_meeting_that_begins_after_another_ended_finds_the_heap_given_ba
         assert len(times_s) == 1
         await room.control("bot-4")
         assert len(times_s) == 1
+
+
+def test_where_giving_back_takes_long_a_meeting_does_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next minute does it, and finds out whether it still does."""
+    now_s, lasts_s, times = 0.0, 0.001, 0
+
+    def give_back() -> bool:
+        nonlocal now_s, times
+        now_s += lasts_s
+        times += 1
+        return True
+
+    monkeypatch.setattr(heap, "give_back", give_back)
+    monkeypatch.setattr(heap, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    ours = heap.Heap()
+    ours.tidy_for_a_meeting(1)
+    lasts_s = 0.01
+    ours.tidy_for_a_meeting(2)
+    assert times == 2
+    ours.tidy_for_a_meeting(3)
+    assert times == 2
+    lasts_s = 0.001
+    ours.tidy(3)
+    ours.tidy_for_a_meeting(3)
+    assert times == 3
+    ours.tidy_for_a_meeting(4)
+    assert times == 4
 
 
 def test_a_whole_program_keeps_large_blocks_apart_and_a_server_in_another_does_not(
