@@ -106,6 +106,7 @@ class _Unpacker:
 
     __slots__ = (
         "_channels",
+        "_desks",
         "_few",
         "_lead",
         "_length",
@@ -125,6 +126,8 @@ class _Unpacker:
         self._most = max(1, min(ROOM_FRAMES, ROOM_SAMPLES // (samples * channels)))
         self._few = min(FEW, self._most)
         self._rooms: list[_Room] = []
+        self._desks: dict[int, list[_Desk]] = {}
+        """Where few frames are unmasked, by where their words begin."""
         self.due: list[Parcel] = []
         """Announced, each once; some may have been taken since."""
 
@@ -170,13 +173,24 @@ class _Unpacker:
 
     def _alone(self, room: _Room, frames: list[bytes], at: int) -> Samples:
         """A few frames with their samples ``at`` one place: each with calls of numpy's that are
-        cheaper, since their arrays have one dimension."""
+        cheaper, since their arrays have one dimension and are there already."""
         rows = room.rows(len(frames))
-        for frame, row in zip(frames, rows.each, strict=True):
-            raw = frame + self._pad
-            masked = np.ndarray(self._words, _WORD, raw, at)
-            np.bitwise_xor(masked, np.ndarray((), _WORD, frame, HEAD_BYTES), row)
+        desks = self._desks.get(at)
+        if desks is None:
+            if len(self._desks) >= SHAPES:
+                del self._desks[next(iter(self._desks))]
+            desks = self._desks[at] = [self._new_desk(at) for _ in range(self._few)]
+        for frame, row, (whole, masked, key) in zip(frames, rows.each, desks, strict=False):
+            whole[:] = frame
+            np.bitwise_xor(masked, key, row)
         return self._samples(rows)
+
+    def _new_desk(self, at: int) -> _Desk:
+        words = self._words
+        raw = bytearray(at + words * KEY_BYTES)
+        whole = memoryview(raw)[: len(raw) - len(self._pad)]
+        masked = np.ndarray(words, _WORD, raw, at)
+        return _Desk(whole, masked, np.ndarray((), _WORD, raw, HEAD_BYTES))
 
     def _together(self, room: _Room, masked: list[bytes], keys: list[bytes]) -> Samples:
         """Frames' ends, from the first word with a sample in it, and their keys."""
@@ -234,6 +248,16 @@ class _Rows(NamedTuple):
     """Of the same shape."""
     samples: Samples
     """The same, as ``(n,)``."""
+
+
+class _Desk(NamedTuple):
+    """Room for one whole frame, and what is to be looked at in it."""
+
+    whole: memoryview
+    masked: _Words
+    """From the first word with a sample in it."""
+    key: _Words
+    """As ``()``."""
 
 
 class _Mine(threading.local):
