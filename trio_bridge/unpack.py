@@ -126,8 +126,8 @@ class _Unpacker:
         self._most = max(1, min(ROOM_FRAMES, ROOM_SAMPLES // (samples * channels)))
         self._few = min(FEW, self._most)
         self._rooms: list[_Room] = []
-        self._desks: dict[int, list[_Desk]] = {}
-        """Where few frames are unmasked, by where their words begin."""
+        self._desks: dict[int, _Desk] = {}
+        """Where frames are unmasked one by one, by where their words begin."""
         self.due: list[Parcel] = []
         """Announced, each once; some may have been taken since."""
 
@@ -175,22 +175,20 @@ class _Unpacker:
         """A few frames with their samples ``at`` one place: each with calls of numpy's that are
         cheaper, since their arrays have one dimension and are there already."""
         rows = room.rows(len(frames))
-        desks = self._desks.get(at)
-        if desks is None:
-            if len(self._desks) >= SHAPES:
-                del self._desks[next(iter(self._desks))]
-            desks = self._desks[at] = [self._new_desk(at) for _ in range(self._few)]
-        for frame, row, (whole, masked, key) in zip(frames, rows.each, desks, strict=False):
+        whole, masked, key = self._desks.get(at) or self._new_desk(at)
+        for frame, row in zip(frames, rows.each, strict=True):
             whole[:] = frame
             np.bitwise_xor(masked, key, row)
         return self._samples(rows)
 
     def _new_desk(self, at: int) -> _Desk:
-        words = self._words
-        raw = bytearray(at + words * KEY_BYTES)
+        if len(self._desks) >= SHAPES:
+            del self._desks[next(iter(self._desks))]
+        raw = bytearray(at + self._words * KEY_BYTES)
         whole = memoryview(raw)[: len(raw) - len(self._pad)]
-        masked = np.ndarray(words, _WORD, raw, at)
-        return _Desk(whole, masked, np.ndarray((), _WORD, raw, HEAD_BYTES))
+        masked = np.ndarray(self._words, _WORD, raw, at)
+        desk = self._desks[at] = _Desk(whole, masked, np.ndarray((), _WORD, raw, HEAD_BYTES))
+        return desk
 
     def _together(self, room: _Room, masked: list[bytes], keys: list[bytes]) -> Samples:
         """Frames' ends, from the first word with a sample in it, and their keys."""
@@ -251,7 +249,7 @@ class _Rows(NamedTuple):
 
 
 class _Desk(NamedTuple):
-    """Room for one whole frame, and what is to be looked at in it."""
+    """Room for one whole frame, one after the other, and what is to be looked at in it."""
 
     whole: memoryview
     masked: _Words
