@@ -20,6 +20,7 @@ from typing import NoReturn, Protocol
 import attrs
 import trio
 
+from trio_bridge.audio.streams import make_streams_apart
 from trio_bridge.config import ENV_PREFIX, Settings, add_flags, load_settings
 from trio_bridge.edge import AudioClock
 from trio_bridge.errors import BridgeError, HandshakeError, SettingsError
@@ -192,8 +193,7 @@ def _serve(parser: argparse.ArgumentParser, arguments: list[str], agent: Agent |
     set_up_logging(sys.stderr, settings.log_level, settings.log_format)
     _warn_of_typos(os.environ)
     agent, name = _named(agent, settings)
-    _collect_rarely()
-    keep_large_apart()
+    _have_the_process()
     if settings.workers == 1:
         serve = functools.partial(Server, agent, settings)
         trio.run(_run_until_told, serve, name, settings, clock=AudioClock())
@@ -213,14 +213,20 @@ def _work(lifeline: str, agent: Agent | None) -> int:
     line, post = open_lifeline(lifeline)
     set_up_logging(sys.stderr, post.settings.log_level, post.settings.log_format)
     name_worker_in_logs(post.slot)
-    _collect_rarely()
-    keep_large_apart()
+    _have_the_process()
     trio.run(work, _named(agent, post.settings)[0], line, post, clock=AudioClock())
     return 0
 
 
+def _have_the_process() -> None:
+    """Set up what only a whole program may decide: its heap, and the cycle collector."""
+    keep_large_apart()
+    make_streams_apart()
+    _collect_rarely()
+
+
 def _collect_rarely() -> None:
-    """Let the cycle collector look at the living less often; only a whole program may.
+    """Let the cycle collector look at the living less often.
 
     A frame leaves no cycle behind, but a few hundred of them under way are enough for Python's
     default threshold of 700, and each collection walks through what every meeting holds.

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trio_bridge.audio import streams
 from trio_bridge.audio.pcm import Samples, from_pcm16, to_pcm16
 from trio_bridge.audio.resample import (
     AGENT_RATES_HZ,
@@ -228,3 +232,39 @@ def test_a_stream_that_ended_is_gone_before_the_next_is_made(
         resampler.process(np.zeros(960, np.float32))
         resampler.finish()
     assert len(made) == 4
+
+
+@pytest.fixture
+def made_apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Streams are made in a thread of their own meanwhile."""
+    makers: list[ThreadPoolExecutor] = []
+    monkeypatch.setattr(streams, "_makers", makers)
+    streams.make_streams_apart()
+    streams.make_streams_apart()
+    (maker,) = makers
+    with maker:
+        yield
+
+
+def test_streams_made_apart_are_the_same_and_made_in_one_thread(
+    monkeypatch: pytest.MonkeyPatch, made_apart: None
+) -> None:
+    made_by = set[int]()
+
+    class Stream(soxr.ResampleStream):  # type: ignore[misc]  # soxr has no types
+        def __init__(self, *args: Any, **options: Any) -> None:
+            made_by.add(threading.get_ident())
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(soxr, "ResampleStream", Stream)
+    resampler = Resampler(WIRE_HZ, 16_000)
+    expected = soxr.resample(SECOND, WIRE_HZ, 16_000, "HQ")
+    assert np.array_equal(run(resampler, SECOND, [960]), expected)
+    assert np.array_equal(run(resampler, SECOND, [777]), expected)
+    assert len(made_by) == 1
+    assert threading.get_ident() not in made_by
+
+
+def test_why_a_stream_cannot_be_made_is_told_to_who_asked_for_it(made_apart: None) -> None:
+    with pytest.raises(ValueError, match="Quality must be one of"):
+        streams.open_stream(WIRE_HZ, 16_000, "best")

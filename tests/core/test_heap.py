@@ -95,6 +95,36 @@ print(resident_kib(os.getpid()) - before)
 """
 
 
+APART = """
+import numpy as np
+from trio_bridge.audio.resample import Resampler
+from trio_bridge.audio.streams import make_streams_apart
+
+def heap_kib():  # of the one that small blocks are in
+    for line in open("/proc/self/maps"):
+        if line.rstrip().endswith("[heap]"):
+            start, end = (int(part, 16) for part in line.split()[0].split("-"))
+            return end - start >> 10
+
+make_streams_apart()
+before = heap_kib()
+resamplers = [Resampler(48_000, 16_000) for _ in range(100)]
+for resampler in resamplers:
+    for _ in range(20):
+        resampler.process(np.zeros(960, np.float32))  # grows, here, what was made there
+    resampler.finish()
+print(heap_kib() - before)
+"""
+
+
+@pytest.mark.skipif(heap._glibc is None, reason="no glibc")
+def test_streams_that_are_made_apart_take_no_room_in_the_heap() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", APART], capture_output=True, check=True, text=True
+    )
+    assert int(run.stdout) < 1 << 10  # of 9 MiB
+
+
 @pytest.mark.skipif(heap._glibc is None, reason="no glibc")
 def test_meetings_that_end_and_begin_do_not_make_the_heap_grow() -> None:
     """Without `give_back` between the two by 5 MiB: see `trio_bridge.heap`."""
@@ -173,15 +203,16 @@ def test_where_giving_back_takes_long_a_meeting_does_not_wait_for_it(
     assert times == 4
 
 
-def test_a_whole_program_keeps_large_blocks_apart_and_a_server_in_another_does_not(
+def test_a_whole_program_keeps_large_blocks_and_streams_apart_and_a_server_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept: list[str] = []
-    monkeypatch.setattr(cli, "keep_large_apart", lambda: kept.append("apart"))
+    monkeypatch.setattr(cli, "keep_large_apart", lambda: kept.append("large"))
+    monkeypatch.setattr(cli, "make_streams_apart", lambda: kept.append("streams"))
     monkeypatch.setattr(cli, "_collect_rarely", lambda: None)
     monkeypatch.setattr(cli, "set_up_logging", lambda *_: None)
     monkeypatch.setattr(trio, "run", lambda *_, **__: None)
     server.Server(listener)
     assert kept == []
     assert cli.main(["--port", "0"]) == 0
-    assert kept == ["apart"]
+    assert kept == ["large", "streams"]

@@ -14,6 +14,7 @@ import numpy as np
 import soxr
 
 from trio_bridge.audio.pcm import Samples
+from trio_bridge.audio.streams import open_stream
 
 Quality = Literal["QQ", "LQ", "MQ", "HQ", "VHQ"]
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
@@ -179,4 +180,4 @@ _GRAIN = 32
 def _open(from_hz: int, to_hz: int, quality: Quality) -> soxr.ResampleStream | None:
     if from_hz == to_hz:
         return None
-    return soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality=quality)
+    return open_stream(from_hz, to_hz, quality)
