@@ -120,15 +120,12 @@ class Stretch:
         self._frames += 1
         self.arrived_s = now_s
         self._parcel.frames.append(frame)
-        before, needed = self._held_samples, self._needed
-        self._held_samples = held = before + length
-        if held >= needed:
+        self._held_samples = held = self._held_samples + length
+        if held >= self._needed:
             if not self._tells_each_time:
                 if events := self._pour():
                     ear.wake_with(events)
                 return True
-            if before < needed:
-                self._parcel.announce()
             ear.wake_for(self._pour)
         return True
 
@@ -139,7 +136,7 @@ class Stretch:
             return []
         parcel, strand = self._parcel, self._strand
         events = strand.go_on(parcel.take())
-        while parcel.frames:  # it was unpacked along with others' before these came
+        while parcel.frames:  # more than are unpacked in one go
             events += strand.go_on(parcel.take())
         self._needed = (self._needed - held) % self._step or self._step
         return events

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_bridge.audio.pcm import Samples, from_pcm16
-from trio_bridge.unpack import ROOM_FRAMES, ROOM_SAMPLES, Header, Parcel
+from trio_bridge.unpack import ROOM_SAMPLES, SHAPES, Header, Parcel
 
 from ..edge.peers import BINARY, frame
 
@@ -40,7 +40,7 @@ def rooms(draw: st.DrawFn) -> list[tuple[bytes, int, int]]:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["come", "come", "announce", "announce", "take"]),
+        st.sampled_from(["come", "come", "take"]),
         st.integers(0, 7),
         st.lists(keys, min_size=1, max_size=12),
     ),
@@ -70,12 +70,10 @@ def test_frames_of_all_meetings_unpack_as_each_does_alone(
                 pcm = noise_pcm(samples * channels, 100 * seed + n)
                 parcel.frames.append(frame(BINARY, header + pcm, mask=mask))
                 said[number] += from_pcm16(pcm, channels).tobytes()
-        elif act == "announce":
-            parcel.announce()
-        elif parcel.frames or parcel.ready is not None:
+        elif parcel.frames:
             take(number)
     for number, parcel in enumerate(parcels):
-        while parcel.frames or parcel.ready is not None:
+        while parcel.frames:
             take(number)
     assert got == said
 
@@ -90,7 +88,6 @@ def all_of(parcel: Parcel) -> bytes:
 def test_more_frames_than_there_is_room_for_are_taken_by_and_by() -> None:
     pcm = [noise_pcm(9_600, seed) for seed in range(9)]  # 200 ms each
     parcel = parcel_of(HEADER, pcm, [b"\x01\x02\x03\x04"] * 9, 1)
-    parcel.announce()
     assert len(parcel.take()) == ROOM_SAMPLES // 9_600 * 9_600
     assert all_of(parcel) == from_pcm16(b"".join(pcm[3:])).tobytes()
 
@@ -102,57 +99,24 @@ def test_a_frame_that_needs_the_whole_room_is_unpacked_alone() -> None:
     assert all_of(parcel) == from_pcm16(pcm[1]).tobytes()
 
 
-def test_what_is_announced_is_unpacked_along_and_what_comes_then_waits() -> None:
-    one, other = some_parcel(1), some_parcel(2)
-    other.announce()
-    one.take()
-    assert not other.frames
-    other.frames.append(frame(BINARY, HEADER + noise_pcm(960, 3), mask=b"\x05\x06\x07\x08"))
-    other.announce()
-    some_parcel(4).take()
-    assert other.take().tobytes() == from_pcm16(noise_pcm(960, 2)).tobytes()
-    assert other.take().tobytes() == from_pcm16(noise_pcm(960, 3)).tobytes()
+def test_the_room_is_used_again_by_the_next_meeting() -> None:
+    assert np.shares_memory(some_parcel(1).take(), some_parcel(2).take())
 
 
-def test_what_nobody_has_taken_yet_stays_what_it_was() -> None:
-    """Of a meeting whose agent was cancelled nobody ever may."""
-    late = some_parcel(1)
-    late.announce()
-    for seed in range(2, 9):
-        some_parcel(seed).take()
-    assert late.take().tobytes() == from_pcm16(noise_pcm(960, 1)).tobytes()
+def test_headers_of_more_lengths_than_are_remembered_unpack_alike() -> None:
+    for _ in range(2):
+        for size in range(5, 5 + 4 * (SHAPES + 2), 4):  # one shape, for each another desk
+            pcm = noise_pcm(960, size)
+            parcel = parcel_of(bytes(size), [pcm], [b"\x01\x02\x03\x04"], 1)
+            assert parcel.take().tobytes() == from_pcm16(pcm).tobytes()
 
 
-def test_the_room_is_used_again_once_everybody_has_taken_his() -> None:
-    parcels = [some_parcel(seed) for seed in range(3)]
-    for parcel in parcels:
-        parcel.announce()
-    first, *others = [parcel.take() for parcel in parcels]
-    assert np.shares_memory(some_parcel(9).take(), first)
-    assert not any(np.shares_memory(first, other) for other in others)
-
-
-def test_of_what_does_not_fit_beside_others_the_rest_waits_for_its_own_turn() -> None:
-    few, many, late = some_parcel(1), some_parcel(2), some_parcel(3)
-    many.frames *= ROOM_FRAMES
-    for parcel in (many, late):
-        parcel.announce()
-    assert len(few.take()) == 960
-    assert len(many.frames) == 1
-    assert len(late.frames) == 1
-    assert [len(many.take()), len(many.take()), len(late.take())] == [31 * 960, 960, 960]
-
-
-def test_one_that_cannot_be_unpacked_is_no_loss_of_anybody_elses(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ours, other = some_parcel(1), some_parcel(2)
-    other.announce()
+def test_what_could_not_be_unpacked_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = some_parcel(1)
     with monkeypatch.context() as patch:
         patch.setattr("trio_bridge.unpack.np.copyto", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ours.take()
-    assert other.take().tobytes() == from_pcm16(noise_pcm(960, 2)).tobytes()
     assert ours.take().tobytes() == from_pcm16(noise_pcm(960, 1)).tobytes()
 
 
