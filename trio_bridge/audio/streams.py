@@ -25,6 +25,7 @@ def make_streams_apart() -> None:
     """
     if not _makers:
         _makers.append(ThreadPoolExecutor(1, "trio_bridge streams"))
+        _makers[0].submit(int)  # nothing, but its thread is there before the first meeting
 
 
 def open_stream(from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
