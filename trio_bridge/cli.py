@@ -193,7 +193,7 @@ def _serve(parser: argparse.ArgumentParser, arguments: list[str], agent: Agent |
     set_up_logging(sys.stderr, settings.log_level, settings.log_format)
     _warn_of_typos(os.environ)
     agent, name = _named(agent, settings)
-    _have_the_process()
+    _own_the_process()
     if settings.workers == 1:
         serve = functools.partial(Server, agent, settings)
         trio.run(_run_until_told, serve, name, settings, clock=AudioClock())
@@ -213,15 +213,15 @@ def _work(lifeline: str, agent: Agent | None) -> int:
     line, post = open_lifeline(lifeline)
     set_up_logging(sys.stderr, post.settings.log_level, post.settings.log_format)
     name_worker_in_logs(post.slot)
-    _have_the_process()
+    _own_the_process()
     trio.run(work, _named(agent, post.settings)[0], line, post, clock=AudioClock())
     return 0
 
 
-def _have_the_process() -> None:
+def _own_the_process() -> None:
     """Set up what only a whole program may decide: its heap, and the cycle collector."""
-    keep_large_apart()
-    make_streams_apart()
+    if keep_large_apart():
+        make_streams_apart()
     _collect_rarely()
 
 

@@ -20,8 +20,8 @@ GIVE_BACK_S = 60.0
 heap, of which 1 to 2 go back and are in use again by and by) and 0.6 ms with four hundred; to
 give back 130 MiB, 13 ms, once, when most meetings have gone."""
 DEAR_S = 0.002
-"""Where it took longer the last time, a meeting that begins does not wait for it: in a program
-with a heap of many GiB it might."""
+"""Of the processor. Where it took longer the last time, a meeting that begins does not wait for
+it: with a heap of many GiB, or after a rush hour, until the next minute has passed."""
 
 LARGE_BYTES = 128 << 10
 """From here on a block has pages of its own, which go back the moment it is freed. That is
@@ -47,12 +47,13 @@ _glibc = _find()
 
 
 def give_back() -> bool:
-    """Give every whole page of the heap that is free back to the system; whether any went."""
+    """Give every whole page that is free, of all threads' heaps, back to the system; whether
+    any went."""
     return _glibc is not None and _glibc.malloc_trim(0) == 1
 
 
 class Heap:
-    """The process's heap, as a server with meetings that come and go looks after it."""
+    """What malloc has, as a server with meetings that come and go looks after it."""
 
     __slots__ = ("_ended", "_took_s")
 
@@ -64,12 +65,12 @@ class Heap:
     def tidy(self, ended: int) -> None:
         """Give back what is free; ``ended`` is how many meetings have ended so far."""
         self._ended = ended
-        began_s = time.perf_counter()
+        began_s = time.thread_time()
         give_back()
-        self._took_s = time.perf_counter() - began_s
+        self._took_s = time.thread_time() - began_s
 
     def tidy_for_a_meeting(self, ended: int) -> None:
-        """A meeting begins: the same, if one has ended since and it does not take long."""
+        """A meeting begins: the same, if one has ended since and it took not long last time."""
         if ended != self._ended and self._took_s <= DEAR_S:
             self.tidy(ended)
 

@@ -27,8 +27,6 @@ class Registry:
 
     nursery: trio.Nursery
     make_session: Callable[[str], Session]
-    ended: int = attrs.field(default=0, init=False)
-    """Sessions of which no task runs any more, so far."""
     _sessions: dict[str, Session] = attrs.field(factory=dict, init=False)
     failures_forgotten: int = attrs.field(default=0, init=False)
     """Before their pause was over, for want of room."""
@@ -95,7 +93,6 @@ class Registry:
             await session.run()
         finally:
             self._running -= 1
-            self.ended += 1
             if session.failed:
                 self._remember_failure(session.bot_id)
             if self._sessions.get(session.bot_id) is session:

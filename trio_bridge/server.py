@@ -229,8 +229,13 @@ class Server:
         await self.registry.empty()
 
     def _tidy(self, now_s: float) -> None:
-        self._heap.tidy(self.registry.ended)
+        self._heap.tidy(self._ended)
         self._clock.at(now_s + GIVE_BACK_S, self._tidy)
+
+    @property
+    def _ended(self) -> int:
+        """Meetings of which no task runs any more, so far."""
+        return self.served - self.registry.running
 
     def _make_session(self, bot_id: str) -> Session:
         reason = self._turned_away()  # a path with its id would have been refused before
@@ -238,8 +243,8 @@ class Server:
             going = reason == "draining"
             text = _GOING if going else f"{reason}: try again later"
             raise HandshakeError(text, GOING_AWAY if going else TRY_AGAIN)
+        self._heap.tidy_for_a_meeting(self._ended)
         self.served += 1
-        self._heap.tidy_for_a_meeting(self.registry.ended)
         return Session(bot_id, self.agent, self.settings, self._clock)
 
     def _admit(self, request: Request) -> None:

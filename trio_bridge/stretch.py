@@ -120,7 +120,8 @@ class Stretch:
         self._frames += 1
         self.arrived_s = now_s
         self._parcel.frames.append(frame)
-        self._held_samples = held = self._held_samples + length
+        held = self._held_samples + length
+        self._held_samples = held
         if held >= self._needed:
             if not self._tells_each_time:
                 if events := self._pour():
@@ -135,8 +136,8 @@ class Stretch:
         if not held:
             return []
         parcel, strand = self._parcel, self._strand
-        events = strand.go_on(parcel.take())
-        while parcel.frames:  # more than are unpacked in one go
+        events: list[HeardEvent] = []
+        while parcel.frames:
             events += strand.go_on(parcel.take())
         self._needed = (self._needed - held) % self._step or self._step
         return events

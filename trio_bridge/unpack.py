@@ -1,9 +1,9 @@
 """Frames, from masked WebSocket frames to float32 samples.
 
-All arrays that this takes are there already, and are used again for the next meeting's frames:
-so they lie in the processor's caches however many meetings there are. A frame of 20 ms costs
-1.7 us, two 2.1; with arrays of its own it was 3.5, and 8 to 10 where two hundred meetings had
-their turn in between.
+The arrays that this takes are there already, and are used again for the next meeting's frames,
+so they lie in the processor's caches however many meetings there are. In a warm loop a frame of
+20 ms costs 1.7 us and two together 2.1, where each had arrays of its own 2.6 and 3.7; and among
+hundreds of meetings those cost twice that.
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from trio_bridge.audio.pcm import FULL_SCALE, Samples
+from trio_bridge.audio.speakers import LONGEST_TEXT
 
 HEAD_BYTES = 4
 """Of a WebSocket frame with a 16-bit length (RFC 6455 §5.2); key and payload follow."""
 KEY_BYTES = 4
 PAYLOAD_AT = HEAD_BYTES + KEY_BYTES
 SHAPES = 16
-"""Shapes remembered at once: most bots have the same four."""
+"""Shapes remembered at once, and lengths of header for each: most bots have the same four."""
 ROOM_FRAMES, ROOM_SAMPLES = 32, 32 * 960
-"""Unpacked in one go at most: 32 frames of 20 ms. The room for it has 180 KiB, small enough for
-a second cache."""
+"""Unpacked in one go at most: 32 frames of 20 ms. The room for it has 190 KiB, small enough for
+a second cache; with 16 shapes, of frames of 64 KiB at most, a thread keeps less than 4 MiB."""
+WORDS_AT = 2_064
+"""Where the words with samples begin in the room for one masked frame: behind the longest
+header, of an id and a name of `LONGEST_TEXT` characters, four bytes each."""
 
+assert WORDS_AT >= PAYLOAD_AT + 5 + 2 * 4 * LONGEST_TEXT
 _WORD, _PCM16 = np.dtype("<u4"), np.dtype("<i2")
 _TO_FLOAT = np.array(1.0 / FULL_SCALE, np.float32)
 _KEY_BITS = 8 * KEY_BYTES
@@ -72,7 +77,7 @@ class Parcel:
         """The oldest samples, all or as many as are unpacked in one go, as float32 ``(n,)``,
         averaged over channels. There must be some.
 
-        They lie in shared memory and are good until the next call in this thread.
+        They may lie in shared memory and are good until the next call in this thread.
         """
         unpacker, frames = self._unpacker, self.frames
         most = unpacker.most
@@ -88,7 +93,10 @@ class Parcel:
 class _Unpacker:
     """Unpacks frames whose samples lie alike. Not for two threads."""
 
-    __slots__ = ("_channels", "_desks", "_length", "_plain", "_rows", "_size", "_wide", "most")
+    __slots__ = (
+        "_channels", "_desks", "_each", "_length", "_masked", "_plain", "_raw", "_rows",
+        "_size", "_wide", "most",
+    )  # fmt: skip
 
     def __init__(self, lead: int, samples: int, channels: int) -> None:
         """Behind ``lead`` bytes that are no samples, counted from a whole word."""
@@ -97,18 +105,24 @@ class _Unpacker:
         self.most = max(1, min(ROOM_FRAMES, ROOM_SAMPLES // length))
         """Frames at once."""
         words = -(-self._size // KEY_BYTES)
+        self._raw = bytearray(WORDS_AT + words * KEY_BYTES)
+        """Room for a masked frame, one after the other."""
+        self._masked = np.ndarray(words, _WORD, self._raw, WORDS_AT)
+        self._desks: dict[int, _Desk] = {}
+        """By where in a frame the words begin."""
         self._plain = np.empty((self.most, words), _WORD)
+        self._each = list(self._plain)
+        """A row for each frame, unmasked."""
         self._wide = np.empty((self.most, length), np.float32)
         self._rows: dict[int, _Rows] = {}
         """By how many they are."""
-        self._desks: dict[int, _Desk] = {}
-        """By where the words in a frame begin."""
 
     def unpack(self, frames: list[bytes], at: int) -> Samples:
         """``most`` frames or fewer, whose words begin ``at`` one place."""
         rows = self._rows.get(len(frames)) or self._new_rows(len(frames))
-        whole, masked, key = self._desks.get(at) or self._new_desk(at)
-        for frame, row in zip(frames, rows.plain, strict=True):
+        whole, key = self._desks.get(at) or self._new_desk(at)
+        masked = self._masked
+        for frame, row in zip(frames, self._each, strict=False):
             whole[:] = frame
             np.bitwise_xor(masked, key, row)
         samples = rows.samples
@@ -126,29 +140,25 @@ class _Unpacker:
         samples = wide.reshape(-1)
         if pcm.flags.c_contiguous:  # numpy is quicker with one dimension
             pcm, wide = pcm.reshape(-1), samples
-        rows = self._rows[count] = _Rows(list(plain), pcm, wide, samples)
+        rows = self._rows[count] = _Rows(pcm, wide, samples)
         return rows
 
     def _new_desk(self, at: int) -> _Desk:
         if len(self._desks) >= SHAPES:
             del self._desks[next(iter(self._desks))]
-        words = self._plain.shape[1]
-        raw = bytearray(at + words * KEY_BYTES)
+        begin = WORDS_AT - at
         desk = self._desks[at] = _Desk(
-            memoryview(raw)[: at + self._size],
-            np.ndarray(words, _WORD, raw, at),
-            np.ndarray((), _WORD, raw, HEAD_BYTES),
+            memoryview(self._raw)[begin : WORDS_AT + self._size],
+            np.ndarray((), _WORD, self._raw, begin + HEAD_BYTES),
         )
         return desk
 
 
 class _Rows(NamedTuple):
-    """Where frames are laid out behind each other, a row each."""
+    """The first few rows."""
 
-    plain: list[_Words]
-    """The words of each, unmasked."""
     pcm: npt.NDArray[np.int16]
-    """What is in all of them."""
+    """What is in their words."""
     wide: Samples
     """Of the same shape."""
     samples: Samples
@@ -156,11 +166,9 @@ class _Rows(NamedTuple):
 
 
 class _Desk(NamedTuple):
-    """Room for a masked frame, one after the other, and what is to be looked at in it."""
+    """Where a masked frame is put so that its words come to lie at `WORDS_AT`."""
 
     whole: memoryview
-    masked: _Words
-    """From the first word with a sample in it."""
     key: _Words
     """As ``()``."""
 

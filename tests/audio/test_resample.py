@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -266,5 +269,24 @@ def test_streams_made_apart_are_the_same_and_made_in_one_thread(
 
 
 def test_why_a_stream_cannot_be_made_is_told_to_who_asked_for_it(made_apart: None) -> None:
-    with pytest.raises(ValueError, match="Quality must be one of"):
+    with pytest.raises(ValueError):  # noqa: PT011 - its words are soxr's
         streams.open_stream(WIRE_HZ, 16_000, "best")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_makes_its_streams_itself() -> None:
+    """The thread that would has stayed with the parent."""
+    program = (
+        "import os\n"
+        "from trio_bridge.audio.streams import make_streams_apart, open_stream\n"
+        "make_streams_apart()\n"
+        "open_stream(48_000, 16_000, 'HQ')\n"
+        "if not (child := os.fork()):\n"
+        "    open_stream(48_000, 16_000, 'HQ')\n"
+        "    os._exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, timeout=30
+    )
+    assert ended.stdout == b"7\n"

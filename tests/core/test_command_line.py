@@ -209,7 +209,7 @@ def test_a_server_and_a_worker_run_in_a_loop_that_can_wait_for_audio(
 ) -> None:
     runs: list[object] = []
     monkeypatch.setattr(trio, "run", lambda *_, clock: runs.append(type(clock)))
-    monkeypatch.setattr(cli, "_have_the_process", lambda: None)
+    monkeypatch.setattr(cli, "_own_the_process", lambda: None)
     monkeypatch.setattr(cli, "set_up_logging", lambda *_: None)
     assert cli.main(["--port", "0"]) == 0
     post = SimpleNamespace(settings=Settings(), slot=0)
