@@ -1,8 +1,9 @@
 """soxr's streams, and the thread that makes them.
 
-A stream is some twenty blocks, up to 33 KiB each, that come and go with meetings and answers.
-In one heap with everything else small blocks settle in the holes that they leave, and the next
-stream has to go on top: with a hundred meetings the heap had 2 MiB more holes in half an hour.
+A stream from 48 to 16 kHz has 81 KiB in many blocks, and 100 once it is used; they come and
+go with meetings and answers. In one heap with everything else small blocks settle in the holes
+that they leave, and the next stream has to go on top: with a hundred meetings 1.7 MiB were in
+more holes after half an hour.
 glibc gives each thread a heap of its own (unless its tunables say otherwise, or the process has
 dozens), and frees what is larger than a KiB to where it came from, whoever frees it. So streams
 that are made in a thread which makes nothing else lie among themselves.
@@ -10,6 +11,7 @@ that are made in a thread which makes nothing else lie among themselves.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,7 +33,7 @@ def make_streams_apart() -> None:
         _makers[0].submit(int)  # nothing, but its thread is there before the first meeting
 
 
-if hasattr(os, "register_at_fork"):
+with contextlib.suppress(AttributeError):  # Windows does not fork
     os.register_at_fork(after_in_child=_makers.clear)  # the thread stays with the parent
 
 
