@@ -38,7 +38,7 @@ PURE |= {"setting", "limits", "tokens", "admission", "given", "unpack", "spool",
 PURE_MAY_USE = {"attrs", "numpy", "soxr", "trio_bridge"} | STDLIB
 MAY_ONLY_USE = {
     "wire": {"wire", "errors"},
-    "audio": {"audio", "errors"},
+    "audio": {"audio", "errors", "heap"},
     "config": {"config", "setting", "limits", "errors"},
     "tokens": {"tokens", "errors"},
     "edge": {"edge", "errors", "log", "clock", "bell"},

@@ -7,7 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -240,13 +240,13 @@ def test_a_stream_that_ended_is_gone_before_the_next_is_made(
 @pytest.fixture
 def made_apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Streams are made in a thread of their own meanwhile."""
-    makers: list[ThreadPoolExecutor] = []
+    makers: list[streams.Maker] = []
     monkeypatch.setattr(streams, "_makers", makers)
     streams.make_streams_apart()
     streams.make_streams_apart()
     (maker,) = makers
-    with maker:
-        yield
+    yield
+    maker.close()
 
 
 def test_streams_made_apart_are_the_same_and_made_in_one_thread(
@@ -266,6 +266,51 @@ def test_streams_made_apart_are_the_same_and_made_in_one_thread(
     assert np.array_equal(run(resampler, SECOND, [777]), expected)
     assert len(made_by) == 1
     assert threading.get_ident() not in made_by
+
+
+def test_what_streams_left_is_given_back_before_the_next_is_made(
+    monkeypatch: pytest.MonkeyPatch, made_apart: None
+) -> None:
+    times = 0
+
+    def give_back() -> bool:
+        nonlocal times
+        times += 1
+        return True
+
+    monkeypatch.setattr(streams, "give_back", give_back)
+    ours = [Resampler(WIRE_HZ, 16_000) for _ in range(3)]
+    assert times == 0
+    ours[0].finish()  # begins anew
+    assert times == 1
+    ours.clear()
+    assert times == 1
+    ours = [Resampler(WIRE_HZ, 16_000) for _ in range(3)]
+    assert times == 2
+
+
+def test_where_that_takes_long_the_next_minute_streams_do_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch, made_apart: None
+) -> None:
+    now_s, lasts_s, times = 0.0, 0.01, 0
+
+    def give_back() -> bool:
+        nonlocal now_s, times
+        now_s += lasts_s
+        times += 1
+        return True
+
+    clock = SimpleNamespace(thread_time=lambda: now_s, monotonic=lambda: now_s)
+    monkeypatch.setattr(streams, "time", clock)
+    monkeypatch.setattr(streams, "give_back", give_back)
+    resampler = Resampler(WIRE_HZ, 16_000)
+    for _ in range(3):
+        resampler.finish()
+    assert times == 1
+    now_s, lasts_s = now_s + 60, 0.001
+    for _ in range(3):
+        resampler.finish()
+    assert times == 4
 
 
 def test_why_a_stream_cannot_be_made_is_told_to_who_asked_for_it(made_apart: None) -> None:

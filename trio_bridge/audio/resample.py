@@ -14,7 +14,7 @@ import numpy as np
 import soxr
 
 from trio_bridge.audio.pcm import Samples
-from trio_bridge.audio.streams import open_stream
+from trio_bridge.audio.streams import open_stream, stream_left
 
 Quality = Literal["QQ", "LQ", "MQ", "HQ", "VHQ"]
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
@@ -77,6 +77,9 @@ class Resampler:
         self._bursts: Bursts | None = None
         self._stream = self._open()
 
+    def __del__(self) -> None:
+        stream_left()
+
     def process(self, samples: Samples) -> Samples:
         """Feed ``samples`` and take what is ready, float32 ``(m,)``."""
         if self._stream is None:
@@ -101,6 +104,7 @@ class Resampler:
             return np.zeros(0, np.float32)
         rest: Samples = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
         self._stream = None  # first, so that the next one has its place in the heap
+        stream_left()
         self._stream = self._open()
         return rest
 

@@ -6,31 +6,65 @@ that they leave, and the next stream has to go on top: with a hundred meetings 1
 more holes after half an hour.
 glibc gives each thread a heap of its own (unless its tunables say otherwise, or the process has
 dozens), and frees what is larger than a KiB to where it came from, whoever frees it. So streams
-that are made in a thread which makes nothing else lie among themselves.
+that are made in a thread which makes nothing else lie among themselves. And before one is made,
+what others have left is given back: of a new stream a third is not written to, and where that
+lies over pages which were, they stay resident, ever more of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import soxr
 
-_makers: list[ThreadPoolExecutor] = []
-"""The thread that makes streams, if somebody asked for it."""
+from trio_bridge.heap import DEAR_S, GIVE_BACK_S, give_back
+
+
+class Maker:
+    """Makes streams in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.left = False
+        """A stream is gone since the heap was given back."""
+        self._thread = ThreadPoolExecutor(1, "trio_bridge streams")
+        self._thread.submit(int)  # nothing, but it is there before the first meeting
+        self._tidy_from_s = -math.inf
+
+    def make(self, from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
+        """A new stream; waits for the thread."""
+        return self._thread.submit(self._make, from_hz, to_hz, quality).result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+    def _make(self, from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
+        if self.left and time.monotonic() >= self._tidy_from_s:
+            self.left = False
+            began_s = time.thread_time()
+            give_back()
+            if time.thread_time() - began_s > DEAR_S:
+                self._tidy_from_s = time.monotonic() + GIVE_BACK_S
+        return _make(from_hz, to_hz, quality)
+
+
+_makers: list[Maker] = []
+"""The one, if somebody asked for it."""
 
 
 def make_streams_apart() -> None:
     """From now on make streams in a thread of their own, in this whole process: for its main
     program to decide.
 
-    A stream then costs who needs it 90 us instead of 20; and he waits for that thread, which
-    may be some ms where another computes in Python.
+    With a hundred meetings a stream then costs who needs it 0.4 ms instead of 20 us, and he
+    waits for that thread, which may be some ms where another computes in Python.
     """
     if not _makers:
-        _makers.append(ThreadPoolExecutor(1, "trio_bridge streams"))
-        _makers[0].submit(int)  # nothing, but its thread is there before the first meeting
+        _makers.append(Maker())
 
 
 with contextlib.suppress(AttributeError):  # Windows does not fork
@@ -41,7 +75,13 @@ def open_stream(from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
     """A new stream, mono float32. Any thread may use it, but one at a time."""
     if not _makers:
         return _make(from_hz, to_hz, quality)
-    return _makers[0].submit(_make, from_hz, to_hz, quality).result()
+    return _makers[0].make(from_hz, to_hz, quality)
+
+
+def stream_left() -> None:
+    """One is not needed any more: its memory is free, or will be in a moment."""
+    for maker in _makers:
+        maker.left = True
 
 
 def _make(from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
