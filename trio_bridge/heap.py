@@ -13,6 +13,7 @@ Where there is no glibc this does nothing; other allocators look after it themse
 from __future__ import annotations
 
 import ctypes
+import math
 import time
 
 GIVE_BACK_S = 60.0
@@ -20,8 +21,8 @@ GIVE_BACK_S = 60.0
 heap, of which 1 to 2 go back and are in use again by and by) and 0.6 ms with four hundred; to
 give back 130 MiB, 13 ms, once, when most meetings have gone."""
 DEAR_S = 0.002
-"""Of the processor. Where it took longer the last time, a meeting that begins does not wait for
-it: with a heap of many GiB, or after a rush hour, until the next minute has passed."""
+"""Of the processor. Where it took longer the last time, what begins does not wait for it until
+a minute has passed: with a heap of many GiB, or after a rush hour."""
 
 LARGE_BYTES = 128 << 10
 """From here on a block has pages of its own, which go back the moment it is freed. That is
@@ -53,26 +54,27 @@ def give_back() -> bool:
 
 
 class Heap:
-    """What malloc has, as a server with meetings that come and go looks after it."""
+    """What malloc has, as somebody looks after it whose things come and go."""
 
-    __slots__ = ("_ended", "_took_s")
+    __slots__ = ("_dear_until_s", "_gone")
 
     def __init__(self) -> None:
-        self._ended = 0
-        """Meetings that had ended when it was tidied last."""
-        self._took_s = 0.0
+        self._gone = 0
+        """How many were gone when it was tidied last."""
+        self._dear_until_s = -math.inf
 
-    def tidy(self, ended: int) -> None:
-        """Give back what is free; ``ended`` is how many meetings have ended so far."""
-        self._ended = ended
+    def tidy(self, gone: int) -> None:
+        """Give back what is free; ``gone`` is how many there were that are no more."""
+        self._gone = gone
         began_s = time.thread_time()
         give_back()
-        self._took_s = time.thread_time() - began_s
+        dear = time.thread_time() - began_s > DEAR_S
+        self._dear_until_s = time.monotonic() + GIVE_BACK_S if dear else -math.inf
 
-    def tidy_for_a_meeting(self, ended: int) -> None:
-        """A meeting begins: the same, if one has ended since and it took not long last time."""
-        if ended != self._ended and self._took_s <= DEAR_S:
-            self.tidy(ended)
+    def tidy_for_another(self, gone: int) -> None:
+        """One more begins: the same, if one has gone since and it is not dear."""
+        if gone != self._gone and time.monotonic() >= self._dear_until_s:
+            self.tidy(gone)
 
 
 def keep_large_apart() -> bool:

@@ -243,7 +243,7 @@ class Server:
             going = reason == "draining"
             text = _GOING if going else f"{reason}: try again later"
             raise HandshakeError(text, GOING_AWAY if going else TRY_AGAIN)
-        self._heap.tidy_for_a_meeting(self._ended)
+        self._heap.tidy_for_another(self._ended)
         self.served += 1
         return Session(bot_id, self.agent, self.settings, self._clock)
 

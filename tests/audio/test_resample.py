@@ -7,7 +7,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trio_bridge import heap
 from trio_bridge.audio import streams
 from trio_bridge.audio.pcm import Samples, from_pcm16, to_pcm16
 from trio_bridge.audio.resample import (
@@ -278,7 +278,7 @@ def test_what_streams_left_is_given_back_before_the_next_is_made(
         times += 1
         return True
 
-    monkeypatch.setattr(streams, "give_back", give_back)
+    monkeypatch.setattr(heap, "give_back", give_back)
     ours = [Resampler(WIRE_HZ, 16_000) for _ in range(3)]
     assert times == 0
     ours[0].finish()  # begins anew
@@ -287,30 +287,6 @@ def test_what_streams_left_is_given_back_before_the_next_is_made(
     assert times == 1
     ours = [Resampler(WIRE_HZ, 16_000) for _ in range(3)]
     assert times == 2
-
-
-def test_where_that_takes_long_the_next_minute_streams_do_not_wait_for_it(
-    monkeypatch: pytest.MonkeyPatch, made_apart: None
-) -> None:
-    now_s, lasts_s, times = 0.0, 0.01, 0
-
-    def give_back() -> bool:
-        nonlocal now_s, times
-        now_s += lasts_s
-        times += 1
-        return True
-
-    clock = SimpleNamespace(thread_time=lambda: now_s, monotonic=lambda: now_s)
-    monkeypatch.setattr(streams, "time", clock)
-    monkeypatch.setattr(streams, "give_back", give_back)
-    resampler = Resampler(WIRE_HZ, 16_000)
-    for _ in range(3):
-        resampler.finish()
-    assert times == 1
-    now_s, lasts_s = now_s + 60, 0.001
-    for _ in range(3):
-        resampler.finish()
-    assert times == 4
 
 
 def test_why_a_stream_cannot_be_made_is_told_to_who_asked_for_it(made_apart: None) -> None:

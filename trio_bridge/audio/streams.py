@@ -14,25 +14,23 @@ lies over pages which were, they stay resident, ever more of them.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import soxr
 
-from trio_bridge.heap import DEAR_S, GIVE_BACK_S, give_back
+from trio_bridge.heap import Heap
 
 
 class Maker:
     """Makes streams in a thread of its own."""
 
     def __init__(self) -> None:
-        self.left = False
-        """A stream is gone since the heap was given back."""
+        self.gone = 0
+        """Streams that are not needed any more, so far."""
+        self._heap = Heap()
         self._thread = ThreadPoolExecutor(1, "trio_bridge streams")
         self._thread.submit(int)  # nothing, but it is there before the first meeting
-        self._tidy_from_s = -math.inf
 
     def make(self, from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
         """A new stream; waits for the thread."""
@@ -43,12 +41,7 @@ class Maker:
         self._thread.shutdown()
 
     def _make(self, from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
-        if self.left and time.monotonic() >= self._tidy_from_s:
-            self.left = False
-            began_s = time.thread_time()
-            give_back()
-            if time.thread_time() - began_s > DEAR_S:
-                self._tidy_from_s = time.monotonic() + GIVE_BACK_S
+        self._heap.tidy_for_another(self.gone)
         return _make(from_hz, to_hz, quality)
 
 
@@ -81,7 +74,7 @@ def open_stream(from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
 def stream_left() -> None:
     """One is not needed any more: its memory is free, or will be in a moment."""
     for maker in _makers:
-        maker.left = True
+        maker.gone += 1
 
 
 def _make(from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
