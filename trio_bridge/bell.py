@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import trio
 
 
@@ -20,32 +22,69 @@ WOKEN = Woken()
 
 
 class Bell:
-    """Wakes the tasks that wait for it. It remembers nothing: look first, then wait."""
+    """Wakes the tasks that wait for it: look first, then wait."""
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("_first", "_others", "rung")
 
     def __init__(self) -> None:
-        # A list: it has one task or none, and a ParkingLot costs twice as much a frame.
-        self._waiting: list[trio.lowlevel.Task] = []
+        self.rung = False
+        """It has rung since this was last set to False, whether anybody waited or not."""
+        # Nearly always one task waits or none: a ParkingLot costs twice as much a frame, and a
+        # list is one more thing to fetch from memory.
+        self._first: trio.lowlevel.Task | None = None
+        self._others: list[trio.lowlevel.Task] | tuple[()] = ()
+
+    @property
+    def needs(self) -> tuple[object, ...]:
+        """What waking who waits now will look at."""
+        task = self._first
+        return () if task is None else (task, task.coro, task.context)
 
     def ring(self) -> None:
         """Wake every waiter; from any task, never waits."""
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            WOKEN.tasks += len(waiting)
-            for task in waiting:
+        self.rung = True
+        self.wake()
+
+    def wake(self) -> None:
+        """The same, but `rung` is not told: what there is lies elsewhere."""
+        task = self._first
+        if task is None:
+            return
+        self._first = None
+        WOKEN.tasks += 1
+        trio.lowlevel.reschedule(task)
+        if self._others:
+            others, self._others = self._others, ()
+            WOKEN.tasks += len(others)
+            for task in others:
                 trio.lowlevel.reschedule(task)
 
     async def wait(self) -> None:
         """Sleep until the next ring. On `trio.Cancelled` nothing has happened."""
+        await self.waiting()
+
+    def waiting(self) -> Awaitable[None]:
+        """The same without a coroutine of its own, one thing less to fetch from memory each
+        time. The task that calls this must await it at once."""
         task = trio.lowlevel.current_task()
-        self._waiting.append(task)
+        if self._first is None:
+            self._first = task
+            abort = self._forget_first  # no function of its own: four things less to fetch
+        else:
+            self._others = [*self._others, task]
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._waiting.remove(task)
-            return trio.lowlevel.Abort.SUCCEEDED
+            def abort(_: object) -> trio.lowlevel.Abort:
+                if self._first is task:
+                    return self._forget_first(_)
+                self._others = [one for one in self._others if one is not task]
+                return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        return trio.lowlevel.wait_task_rescheduled(abort)  # noqa: ASYNC105 - by who calls
+
+    def _forget_first(self, _: object) -> trio.lowlevel.Abort:
+        others = self._others
+        self._first, self._others = (others[0], others[1:]) if others else (None, ())
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 SET = trio.Event()

@@ -72,10 +72,21 @@ class InnerEar:
     )
     ready: list[object] = attrs.field(factory=list, init=False)
     """Events made and not given yet: those of one piece at most."""
+    bell: Bell = attrs.field(
+        default=attrs.Factory(lambda inner: inner.audio.bell, takes_self=True), init=False
+    )
+    """Of both lanes."""
+    alone: bool = attrs.field(default=False, init=False)
+    """It is the only ear: what is heard twice is queued, and heard when it is taken."""
     put_off: Callable[[], Iterable[object]] | None = attrs.field(default=None, init=False)
     """Makes the events of what was heard and is still to be worked on; None: nothing is."""
     idle: bool = attrs.field(default=False, init=False)
     """The agent has taken everything and waits, or has been woken and did not run yet."""
+
+    @property
+    def needs(self) -> tuple[object, ...]:
+        """What waking the agent will look at."""
+        return self, self.ready, self.bell, *self.bell.needs
 
     def hear(self, piece: Piece) -> None:
         """Take one piece; never waits.
@@ -97,13 +108,13 @@ class InnerEar:
         It stays idle until it runs, so that all that one read brings is heard in one step.
         """
         self.ready.extend(events)
-        self.audio.bell.ring()
+        self.bell.wake()
 
     def wake_for(self, work: Callable[[], Iterable[object]]) -> None:
         """The same where the events are made only when the agent runs: then whatever else has
         come by then is resampled along with it, in one step."""
         self.put_off = work
-        self.audio.bell.ring()
+        self.bell.wake()
 
     def take_put_off(self) -> None:
         """Make the events that were put off."""
@@ -135,28 +146,41 @@ class Ear(Generic[Event]):
             self._given = 0
             await trio.lowlevel.checkpoint()
         ready: list[Any] = inner.ready
+        bell = inner.bell
         while True:
             if inner.put_off is not None:  # first, so that it lies about no longer than it must
                 inner.take_put_off()
-            if inner.notes.queued:
+            if bell.rung and inner.notes.queued:
                 return cast(Event, inner.notes.take_nowait())
             if ready:
                 event: Event = ready.pop(0)
                 return event
-            if (piece := inner.audio.take_nowait()) is not None:
-                ready.extend(inner.hearing.feed(piece))
-            elif not inner.audio.closed:
-                self._given = 0
-                inner.idle = self._audience.ears == 1  # what is heard twice is queued
-                try:
-                    await inner.audio.bell.wait()
-                finally:
-                    inner.idle = False
-            elif not self._finished:
-                self._finished = True
-                ready.extend(inner.hearing.finish())
-            else:
-                raise StopAsyncIteration
+            if bell.rung:  # else nothing was put in the lanes: they need not be looked at
+                self._look(inner)
+                continue
+            self._given = 0
+            inner.idle = inner.alone
+            try:
+                await bell.waiting()
+            finally:
+                inner.idle = False
+
+    def _look(self, inner: InnerEar) -> None:
+        """Hear the oldest piece that waits, or what the end brings; if there is none, wait for
+        the next ring.
+
+        Raises:
+            StopAsyncIteration: that was all.
+        """
+        if (piece := inner.audio.take_nowait()) is not None:
+            inner.ready.extend(inner.hearing.feed(piece))
+        elif not inner.audio.closed:
+            inner.bell.rung = False
+        elif not self._finished:
+            self._finished = True
+            inner.ready.extend(inner.hearing.finish())
+        else:
+            raise StopAsyncIteration
 
     @property
     def dropped_samples(self) -> int:
@@ -209,12 +233,10 @@ class Audience:
         if self._over:
             lane.close()
         inner = InnerEar(hearing, lane, told)
-        for other in self._ears:
-            other.idle = False  # what is heard twice is queued, and heard when it is taken
         while told and (note := self._early_notes.take_nowait()) is not None:
             inner.notes.put_nowait(note)
         self._nobody_told = self._nobody_told and not told
-        self._ears.append(inner)
+        self._seat([*self._ears, inner])
         return Ear(self, inner)
 
     @property
@@ -274,11 +296,17 @@ class Audience:
         if inner in self._ears:
             self.settle()
             inner.idle, inner.put_off = False, None
-            self._ears.remove(inner)
+            self._seat([ear for ear in self._ears if ear is not inner])
             inner.audio.flush()
             inner.audio.close()
             self._past.update(_books(inner.audio))
             self._past["notes_dropped"] += inner.notes.dropped_items
+
+    def _seat(self, ears: list[InnerEar]) -> None:
+        self._ears = ears
+        for ear in ears:
+            ear.alone = len(ears) == 1
+            ear.idle = ear.idle and ear.alone
 
     def close(self) -> None:
         """The meeting is over: every ear ends after what is queued."""

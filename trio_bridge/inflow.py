@@ -34,6 +34,7 @@ class Inflow:
 
     def __attrs_post_init__(self) -> None:
         self.audience.settle = self._settle
+        self.playout.on_speech = self._stop_stretch
 
     def listen_to(self, source: object | None) -> None:
         """From now on ``source`` is heard, and nobody else."""
@@ -91,7 +92,7 @@ class Inflow:
         """
         self._end_stretch()
         self.playout.let_go()
-        self.audience.settle = self.on_barge_in = _nothing
+        self.audience.settle = self.playout.on_speech = self.on_barge_in = _nothing
 
     @property
     def frames(self) -> int:
@@ -115,6 +116,10 @@ class Inflow:
     def _settle(self) -> None:
         if self._stretch is not None:
             self._stretch.settle()
+
+    def _stop_stretch(self) -> None:
+        if self._stretch is not None:
+            self._stretch.stop()
 
     def _end_stretch(self) -> None:
         stretch, self._stretch = self._stretch, None

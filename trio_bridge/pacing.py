@@ -10,6 +10,8 @@ What waits is kept as it will be sent, in PCM16: half of float32, and converted 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from trio_bridge.audio.pcm import Samples, to_pcm16
@@ -43,6 +45,8 @@ class Playout:
     cleared: int = attrs.field(default=0, init=False)
     """Sent samples that the bot was told to throw away; not every platform does."""
     queued: int = attrs.field(default=0, init=False)
+    on_speech: Callable[[], object] = attrs.field(default=lambda: None, init=False)
+    """Called when something has been said."""
     starved: int = attrs.field(default=0, init=False)
     """Times the bot ran dry in the middle of speech, because the agent was late."""
     _spool: Spool = attrs.field(default=attrs.Factory(_new_spool, takes_self=True), init=False)
@@ -65,6 +69,7 @@ class Playout:
             self.queued += len(samples)
             self.said += len(samples)
             self._complete = False
+            self.on_speech()
 
     def complete(self) -> None:
         """What was pushed is a whole: its end need not wait for a full chunk."""

@@ -20,64 +20,75 @@ from trio_bridge.intake import Intake
 from trio_bridge.pacing import Playout
 from trio_bridge.unpack import Header, Parcel
 
+SHORTEST_BYTES, LONGEST_BYTES = 126, 0xFFFF
+"""Of a message: its frame gives its length in 16 bits (RFC 6455 §5.2), as all of real audio."""
+
 
 class Stretch:
     """Frames that follow each other, heard by one idle ear, until one is different.
 
-    Whoever changes what its frames rely on ends it, after `settle`: the session does when a
-    channel comes or goes, when the clock fills a gap, and when a frame goes the general way.
-    That the agent is busy, listens twice or speaks it sees for itself.
+    Whoever changes what its frames rely on ends it, after `settle`: the inflow does when a
+    channel comes or goes, when the clock fills a gap, and when a frame goes the general way;
+    and it stops it when the agent speaks. That the agent is busy or listens twice it sees for
+    itself.
     """
 
     __slots__ = (
         "_audience",
         "_ear",
-        "_ended",
         "_frames",
         "_head",
         "_header",
-        "_held_samples",
         "_intake",
+        "_lacking",
         "_length",
         "_length_s",
+        "_masked",
         "_needed",
         "_origin_s",
         "_parcel",
-        "_playout",
-        "_said",
         "_step",
+        "_stopped",
         "_strand",
         "_tells_each_time",
         "arrived_s",
+        "needs",
     )
 
     def __init__(
         self,
         intake: Intake,
         audience: Audience,
-        playout: Playout,
         ear: InnerEar,
         strand: Strand,
         header: bytes,
         length: int,
         now_s: float,
     ) -> None:
-        self._intake, self._audience, self._playout = intake, audience, playout
+        self._intake, self._audience = intake, audience
         self._ear, self._strand = ear, strand
-        self._header = Header(header)
+        self._header = Header(header, len(header) + 2 * intake.channels * length)
         self._length, self._length_s = length, length / RATE_HZ
         self._parcel = Parcel(len(header), length, intake.channels)
-        self._ended = False
-        self._said = playout.said
+        self._masked = self._parcel.frames
+        self._stopped = False
         timeline = intake.timeline
         self._origin_s, self._head = timeline.origin_s, timeline.head
         self._frames = 0
         self.arrived_s = now_s
         """When the last frame came."""
-        self._held_samples = 0
-        """In the parcel."""
         self._needed, self._step = strand.samples_until_more, strand.samples_from_more_to_more
+        self._lacking = -(-self._needed // length)
+        """So many frames more, and something will come of what is held."""
         self._tells_each_time = strand.tells_each_time
+        self.needs: tuple[object, ...] = (
+            *self._header.needs,
+            self._parcel,
+            self._masked,
+            *ear.needs,
+            *strand.needs,
+        )
+        """What `take`, `_pour` and the agent's turn will look at."""
 
     @classmethod
     def after(
@@ -98,55 +109,57 @@ class Stretch:
         length, rest = divmod(len(message) - len(known.header), 2 * intake.channels)
         if rest or not length or not timeline.follows(known.speaker):
             return None
+        if not SHORTEST_BYTES <= len(message) <= LONGEST_BYTES:
+            return None
         strand = ear.hearing.strand_at(timeline.head, known.speaker)
         if strand is None:
             return None
-        return cls(intake, audience, playout, ear, strand, known.header, length, now_s)
+        return cls(intake, audience, ear, strand, known.header, length, now_s)
 
     def take(self, frame: bytes, now_s: float) -> bool:
-        """Hear ``frame``, a masked WebSocket frame as long as that of the message this goes on
+        """Hear ``frame``, as many bytes as the WebSocket frame of the message that this goes on
         behind; False: it is no frame of this stretch, and nothing was done."""
         ear = self._ear
-        if (
-            self._ended
-            or not ear.idle
-            or self._playout.said != self._said
-            or not self._header.begins(frame)
-        ):
+        if self._stopped or not ear.idle or not self._header.begins(frame):
             return False
-        length, head = self._length, self._head
+        head = self._head
         self._origin_s = origin_after(self._origin_s, now_s, head, self._length_s)
-        self._head = head + length
+        self._head = head + self._length
         self._frames += 1
         self.arrived_s = now_s
-        self._parcel.frames.append(frame)
-        held = self._held_samples + length
-        self._held_samples = held
-        if held >= self._needed:
-            if not self._tells_each_time:
-                if events := self._pour():
-                    ear.wake_with(events)
-                return True
-            ear.wake_for(self._pour)
+        self._masked.append(frame)
+        self._lacking = lacking = self._lacking - 1
+        if lacking <= 0:
+            if self._tells_each_time:
+                ear.wake_for(self._pour)
+            elif events := self._pour():
+                ear.wake_with(events)
         return True
 
     def _pour(self) -> list[HeardEvent]:
         """Let the strand have what is held; what comes of it."""
-        held, self._held_samples = self._held_samples, 0
-        if not held:
+        masked, length = self._masked, self._length
+        if not masked:
             return []
+        held = len(masked) * length
         parcel, strand = self._parcel, self._strand
         events: list[HeardEvent] = []
-        while parcel.frames:
+        while masked:
             events += strand.go_on(parcel.take())
-        self._needed = (self._needed - held) % self._step or self._step
+        self._needed = needed = (self._needed - held) % self._step or self._step
+        self._lacking = -(-needed // length)
         return events
+
+    def stop(self) -> None:
+        """Take no more frames."""
+        self._stopped = True
 
     def end(self) -> None:
         """The next frame is heard another way: nothing is held back any more."""
-        self._ended = True
+        self._stopped = True
+        self.needs = ()
         self.settle()
-        if self._held_samples:
+        if self._masked:
             self._ear.put_off = None  # it was ours
             if events := self._pour():
                 self._ear.wake_with(events)

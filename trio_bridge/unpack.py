@@ -8,6 +8,7 @@ hundreds of meetings those cost twice that.
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import NamedTuple
 
@@ -30,32 +31,53 @@ WORDS_AT = 2_064
 """Where the words with samples begin in the room for one masked frame: behind the longest
 header, of an id and a name of `LONGEST_TEXT` characters, four bytes each."""
 
-assert WORDS_AT >= PAYLOAD_AT + 5 + 2 * 4 * LONGEST_TEXT
+LONGEST_HEADER = 5 + 2 * 4 * LONGEST_TEXT
+
+assert WORDS_AT >= PAYLOAD_AT + LONGEST_HEADER
 _WORD, _PCM16 = np.dtype("<u4"), np.dtype("<i2")
 _TO_FLOAT = np.array(1.0 / FULL_SCALE, np.float32)
-_KEY_BITS = 8 * KEY_BYTES
-_KEY_MASK = (1 << _KEY_BITS) - 1
+_WHOLE_BINARY_16 = b"\x82\xfe"
+"""A binary message in one masked frame, whose length has 16 bits (RFC 6455 §5.2)."""
+_KEY_AT_BIT, _KEY_MASK = 8 * HEAD_BYTES, (1 << 8 * KEY_BYTES) - 1
 _Words = npt.NDArray[np.uint32]
 
 
 class Header:
-    """The first bytes of a payload, recognised without unmasking the rest."""
+    """The first bytes of a binary message in one frame, recognised without unmasking the rest.
 
-    __slots__ = ("_at", "_mask", "_plain", "_times")
+    What does not depend on what they say is shared by all of one length, so that it lies in
+    the processor's caches.
+    """
 
-    def __init__(self, header: bytes) -> None:
-        size = len(header)
-        words = -(-size // KEY_BYTES)
-        self._at = slice(HEAD_BYTES, PAYLOAD_AT + words * KEY_BYTES)
-        self._times = sum(1 << 8 * KEY_BYTES * n for n in range(words))
-        self._mask = (1 << 8 * size) - 1
-        self._plain = int.from_bytes(header, "little")
+    __slots__ = ("_end", "_mask", "_plain", "_times")
+
+    def __init__(self, header: bytes, payload_bytes: int) -> None:
+        """``header`` begins the payload, of which there are ``payload_bytes``: 126 at least,
+        65,535 at most."""
+        self._end, self._times, self._mask = _pattern(len(header))
+        head = _WHOLE_BINARY_16 + payload_bytes.to_bytes(2, "big")
+        self._plain = int.from_bytes(head + bytes(KEY_BYTES) + header, "little")
+
+    @property
+    def needs(self) -> tuple[object, ...]:
+        """What `begins` will look at."""
+        return self, self._plain
 
     def begins(self, frame: bytes) -> bool:
-        """Whether the payload of ``frame``, whole and masked, begins with this header."""
-        masked = int.from_bytes(frame[self._at], "little")  # behind the key
-        key = masked & _KEY_MASK
-        return (masked >> _KEY_BITS ^ key * self._times) & self._mask == self._plain
+        """Whether ``frame``, whole and masked, has that length and begins with this header."""
+        masked = int.from_bytes(frame[: self._end], "little")
+        key = masked >> _KEY_AT_BIT & _KEY_MASK
+        return (masked ^ key * self._times) & self._mask == self._plain
+
+
+@functools.lru_cache(LONGEST_HEADER)
+def _pattern(size: int) -> tuple[int, int, int]:
+    """Where the words end in which a header of ``size`` bytes lies; what the key, times it, is
+    in each of them; and which bits must be as expected: all but the key and what follows."""
+    words = -(-size // KEY_BYTES)
+    times = sum(1 << 8 * (PAYLOAD_AT + KEY_BYTES * n) for n in range(words))
+    mask = (1 << 8 * (PAYLOAD_AT + size)) - 1 ^ _KEY_MASK << _KEY_AT_BIT
+    return PAYLOAD_AT + words * KEY_BYTES, times, mask
 
 
 class Parcel:
@@ -71,7 +93,7 @@ class Parcel:
         self._at = PAYLOAD_AT + header_bytes - lead
         """Where the first word with a sample in it begins."""
         self.frames: list[bytes] = []
-        """Whole and masked, all of one size; append to them."""
+        """Whole and masked, all of one size; append to them. It is always the same list."""
 
     def take(self) -> Samples:
         """The oldest samples, all or as many as are unpacked in one go, as float32 ``(n,)``,
@@ -83,10 +105,10 @@ class Parcel:
         most = unpacker.most
         if len(frames) <= most:  # as nearly always
             samples = unpacker.unpack(frames, self._at)
-            self.frames = []
+            frames.clear()
         else:
             samples = unpacker.unpack(frames[:most], self._at)
-            self.frames = frames[most:]
+            del frames[:most]
         return samples
 
 

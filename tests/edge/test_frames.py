@@ -49,6 +49,8 @@ def outcome(
 class Taker:
     """Takes the first few frames it is offered."""
 
+    needs: tuple[object, ...] = ()
+
     def __init__(self, takes: int) -> None:
         self.takes, self.asked = takes, 0
         self.taken: list[tuple[bytes, float]] = []

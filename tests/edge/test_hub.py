@@ -640,7 +640,7 @@ async def test_what_comes_while_nobody_reads_is_left_where_it_is() -> None:
         client, server = await dialler.pair(hub)
         await client.send_all(b"x")
         await arrived(server)
-        server.serve()
+        server.serve(trio.current_time())
         sink = Sink(enough=1)
         await server.read_into(sink, AT_MOST)
         assert sink.got == b"x"
@@ -1039,7 +1039,7 @@ def polling_nothing_real(
 
     hub._epoll.close()
     monkeypatch.setattr(hub, "_epoll", SimpleNamespace(poll=poll))
-    monkeypatch.setattr(hub, "_serve", lambda _: ready.clear())
+    monkeypatch.setattr(hub, "_serve", lambda *_: ready.clear())
     hub._heard_s = trio.current_time()
     return hub, ready, polls
 

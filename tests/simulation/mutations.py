@@ -228,7 +228,7 @@ MUTATIONS = (
     _mutation(
         "what is told to an agent that has just begun to wait is not heard",
         "was not told|wait for it",
-        (Ear, "__anext__", "if inner.notes.queued:", "if inner.notes.queued > 4096:"),
+        (Ear, "__anext__", "and inner.notes.queued:", "and inner.notes.queued > 4096:"),
     ),
     _mutation(
         "one bad frame ends its socket",

@@ -194,6 +194,11 @@ class Strand:
         self._may_start = speaker is not None and speaker.may_start_turn
         self._take(self._resampler.process(samples), self._may_start, events)
 
+    @property
+    def needs(self) -> tuple[object, ...]:
+        """What `go_on` will look at."""
+        return self, self._labels, self._labels[-1], *self._resampler.needs
+
     def goes_on(self, start: int, speaker: Speaker) -> bool:
         """What ``speaker`` says from ``start`` on belongs to this run, under the same label."""
         return start == self.expected and self._labels[-1][1] is speaker

@@ -38,10 +38,13 @@ AGENT_RATES_HZ = (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)
 WHOLE_MS = 120
 """Audio that soxr gets in one call where it always comes like that (in five parts 100 ms cost
 twice as much), but not where a loop that was late has let frames pile up once."""
-PIECE_MS = 40
-"""What is longer goes in pieces of this. soxr's buffers grow with the longest call and never
-shrink: for 40 ms a stream has 4 to 9 KiB more than for 20, for 120 ms 40, for a second of
-silence in a gap 250. A hundred meetings grew by 2 MiB in minutes on a machine that was busy."""
+PIECE_MS = 20
+"""What is longer than two of these goes in pieces of this. soxr's buffers grow with the longest
+call and never shrink: for 120 ms a stream has 40 KiB more than for 20, for a second of silence
+in a gap 250. A hundred meetings grew by 2 MiB in minutes on a machine that was busy.
+Frames that follow each other come as one or two of 20 ms, ever at the same places in a buffer.
+What comes between, a gap's silence above all, shifts them, and a buffer may need the length of
+a call more: pieces of 40 ms brought a stream to 122 KiB by and by, of 20 ms to 117 early on."""
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 4_000, 192_000
 
@@ -86,14 +89,14 @@ class Resampler:
             return samples
         # As one column: soxr's own way from mono and back costs a tenth of a frame.
         column = samples.reshape(-1, 1)
-        self._fed += len(column)
-        if len(column) <= self._piece or self._takes_whole(len(column)):
+        length, piece = len(column), self._piece
+        self._fed += length
+        if length <= 2 * piece or self._takes_whole(length):
             ready: Samples = self._stream.resample_chunk(column).reshape(-1)
             return ready
-        piece = self._piece
         parts = [
             self._stream.resample_chunk(column[start : start + piece])
-            for start in range(0, len(column), piece)
+            for start in range(0, length, piece)
         ]
         whole: Samples = np.concatenate(parts).reshape(-1)
         return whole
@@ -107,6 +110,12 @@ class Resampler:
         stream_left()
         self._stream = self._open()
         return rest
+
+    @property
+    def needs(self) -> tuple[object, ...]:
+        """What `process` will look at, until `finish`."""
+        stream = self._stream
+        return self, stream, *getattr(stream, "__dict__", {}).values()
 
     @property
     def bursts(self) -> Bursts:
@@ -123,7 +132,7 @@ class Resampler:
         return first - self._fed if self._fed < first else step - (self._fed - first) % step
 
     def _takes_whole(self, length: int) -> bool:
-        """Whether a call of ``length``, more than a piece, is as most of this stream comes;
+        """Whether a call of ``length``, over two pieces, is as most of this stream comes;
         `_fed` and `_long` have what came before and this call."""
         if length > self._whole:
             return False

@@ -36,11 +36,15 @@ _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 class Follower(Protocol):
     """Takes frames that are like the one before, as they are."""
 
-    def take(self, frame: bytes, now_s: float) -> bool:
-        """Hear ``frame``, which came at ``now_s``; False: nothing was done, unmask it.
+    @property
+    def needs(self) -> tuple[object, ...]:
+        """What `take`, and whoever it wakes, will look at."""
 
-        It is a whole frame, head, key and masked payload, of the length that the frame had
-        for which this follower was given. Must not wait.
+    def take(self, frame: bytes, now_s: float) -> bool:
+        """Hear ``frame``, which came at ``now_s``; False: nothing was done.
+
+        It has as many bytes as the whole frame (head, key and masked payload) for which this
+        follower was given, and maybe nothing else in common with it. Must not wait.
         """
 
 
@@ -207,6 +211,14 @@ class Cutter:
                 follower = self._hear_anew(on_audio, frame)
             start = end
         return data[start:] if start else data
+
+    @property
+    def usual(self) -> tuple[Follower, int] | None:
+        """Who takes the next bytes if they are one frame like the last, and how many those
+        are; None where `hear_usual` must see them."""
+        if self._follower is None or self._part or self._opcode:
+            return None
+        return self._follower, self._usual_length
 
     def _hear_anew(self, on_audio: OnAudio, frame: bytes) -> Follower | None:
         """Give ``frame`` to ``on_audio``, which names who takes those that are like it."""

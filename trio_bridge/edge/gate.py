@@ -31,6 +31,9 @@ from trio_bridge.edge.transport import RawStream, linger
 _SWITCHING = b"HTTP/1.1 101"
 LUMPS = 16
 """Audio is charged to the budget once this part of a burst has come, not frame by frame."""
+MOST_FOLLOWED = 250
+"""Frames that are taken before the gate looks again: Python has small numbers once and for
+all, which lie in the processor's caches."""
 _CLOSE_BYTE = bytes([0x80 | CLOSE])
 
 
@@ -86,6 +89,8 @@ class Gate(trio.abc.Stream):
         self._charged_frames = 0
         self._uncharged_bytes = 0
         self._lump_bytes = limits.burst_bytes / LUMPS
+        self._followed_bytes = 0
+        """Of each frame that a follower takes where the bytes are read."""
 
     def arm(
         self, max_message_bytes: int, on_audio: OnAudio | None, on_text: OnText | None = None
@@ -184,7 +189,7 @@ class Gate(trio.abc.Stream):
         self._receiving = True
         try:
             if self._cutter.hears and isinstance(inner, RawStream):
-                alive = await inner.read_into(self._push, at_most)
+                alive = await self._hear(inner, at_most)
             else:
                 data = bytes(await inner.receive_some(at_most))
                 alive = bool(data)
@@ -199,14 +204,25 @@ class Gate(trio.abc.Stream):
             raise
         finally:
             self._receiving = False
+            self._unfollow()
         if not alive:
             self._end()
         elif self._budget_bytes < 0:  # a debt is worked off by not reading
             await trio.sleep(-self._budget_bytes / self._limits.bytes_per_s)
         return alive
 
+    async def _hear(self, inner: RawStream, at_most: int) -> bool:
+        try:
+            return await inner.read_into(self._push, at_most)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise
+        except Exception as exc:  # a follower's
+            self._stash = self._fail(exc)
+            return True
+
     def _push(self, data: bytes) -> bool:
         """Take ``data`` in, maybe outside any task; True: it was all audio."""
+        self._unfollow()
         try:
             now_s = trio.current_time()
             rest = self._cutter.hear_usual(data, self._limits.fast_turn, now_s)
@@ -215,6 +231,7 @@ class Gate(trio.abc.Stream):
             return False
         self._uncharged_bytes += len(data)
         if not rest and self._uncharged_bytes < self._lump_bytes:
+            self._let_follow()
             return True
         if rest:
             self._cutter.feed(rest)
@@ -222,6 +239,22 @@ class Gate(trio.abc.Stream):
         self._charge(now_s)
         done = self._stash is None and not self._cutter.pending
         return done and self._budget_bytes >= 0 and not self._dead
+
+    def _let_follow(self) -> None:
+        """Let frames like the last one go straight to who takes them, until the next lump is
+        to be charged: what these two objects know has left the processor's caches by then."""
+        usual = self._cutter.usual
+        if usual is None or not isinstance(self.inner, RawStream):
+            return
+        follower, self._followed_bytes = usual
+        most = int(self._lump_bytes - self._uncharged_bytes) // self._followed_bytes
+        self.inner.follow(follower, self._followed_bytes, min(most, MOST_FOLLOWED))
+
+    def _unfollow(self) -> None:
+        """Book what was taken meanwhile, and see everything again."""
+        if isinstance(self.inner, RawStream) and (taken := self.inner.unfollow()):
+            self._cutter.frames += taken
+            self._uncharged_bytes += taken * self._followed_bytes
 
     def _charge(self, now_s: float) -> None:
         """Charge one token bucket for the bytes and frames since the last time."""
@@ -327,6 +360,7 @@ class Gate(trio.abc.Stream):
                 self.done.set()
 
     def _end(self) -> None:
+        self._unfollow()
         self._cutter.disarm()
         self._admit()
         if not self.ending:

@@ -22,6 +22,7 @@ import trio
 
 from trio_bridge.bell import WOKEN, Bell
 from trio_bridge.edge.audio_clock import AudioClock
+from trio_bridge.edge.frames import Follower
 from trio_bridge.edge.transport import READ_BYTES, RawStream
 
 BATCH = 16
@@ -42,7 +43,9 @@ Sink = Callable[[bytes], bool]
 class HubStream(RawStream):
     """A raw socket whose `read_into` is done by a `Hub`."""
 
-    __slots__ = ("_hub", "_sink", "_task", "max_bytes")
+    __slots__ = (
+        "_frame_bytes", "_hub", "_most", "_sink", "_spare", "_task", "follower", "max_bytes",
+    )  # fmt: skip
 
     def __init__(self, stream: trio.SocketStream, hub: Hub) -> None:
         super().__init__(stream)
@@ -50,6 +53,18 @@ class HubStream(RawStream):
         self._hub = hub
         self._sink: Sink | None = None
         self._task: trio.lowlevel.Task | None = None
+        self.follower: Follower | None = None
+        self._frame_bytes = self._most = self._spare = 0
+
+    def follow(self, follower: Follower, frame_bytes: int, most: int) -> None:
+        self.follower, self._frame_bytes = follower, frame_bytes
+        self._most = self._spare = most
+
+    def unfollow(self) -> int:
+        taken = self._most - self._spare
+        self.follower = None
+        self._most = self._spare = 0
+        return taken
 
     async def read_into(self, sink: Sink, max_bytes: int) -> bool:
         self._check_open()
@@ -65,11 +80,11 @@ class HubStream(RawStream):
         alive: bool = await trio.lowlevel.wait_task_rescheduled(abort)
         return alive
 
-    def serve(self) -> bool:
+    def serve(self, now_s: float) -> bool:
         """Read what there is, `READ_BYTES` at most, and hand it on; whether there may be more.
         Called by the hub; never waits.
 
-        What the sink raises is its own reader's, unless it is no `Exception`.
+        What sink or follower raise is their own reader's, unless it is no `Exception`.
         """
         sink = self._sink
         if sink is None:
@@ -77,9 +92,19 @@ class HubStream(RawStream):
         try:
             room = self._hub.room
             size = self.socket.recv_into(room, self.max_bytes)
+            data = bytes(room[:size])
+            follower = self.follower
+            if (
+                follower is not None
+                and size == self._frame_bytes
+                and self._spare
+                and follower.take(data, now_s)
+            ):
+                self._spare -= 1
+                return False
             if not size:
                 self._finish(outcome.Value(False))
-            elif not sink(bytes(room[:size])):
+            elif not sink(data):
                 self._finish(outcome.Value(True))
         except BlockingIOError:  # readiness can be spurious
             return False
@@ -182,8 +207,7 @@ class Hub:
         clock = trio.lowlevel.current_clock()
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
-            self._heard_s = trio.current_time()
-            self._serve(self._epoll.poll(0, BATCH))
+            self._serve(self._epoll.poll(0, BATCH), self._hear_now())
             if isinstance(clock, AudioClock) and clock.wait is None:
                 clock.wait = self._wait
                 try:
@@ -202,8 +226,7 @@ class Hub:
             with trio.CancelScope(deadline=now_s + RESTLESS_S) as self._alarm:
                 await self._lull.wait()
             while ready := self._epoll.poll(0, BATCH):
-                self._heard_s = trio.current_time()
-                self._serve(ready)
+                self._serve(ready, self._hear_now())
                 await trio.lowlevel.checkpoint()
 
     def look(self) -> bool:
@@ -211,8 +234,7 @@ class Hub:
         do: while one can run nobody asks the clock."""
         woken = WOKEN.tasks
         if not self._epoll.closed and (ready := self._epoll.poll(0, BATCH)):
-            self._heard_s = trio.current_time()
-            self._serve(ready)
+            self._serve(ready, self._hear_now())
         return WOKEN.tasks != woken
 
     def _wait(self, now_s: float, at_most_s: float) -> None:
@@ -234,19 +256,30 @@ class Hub:
                 now_s = time.perf_counter()
                 if ready:
                     self._heard_s = now_s
-                    self._serve(ready)
+                    self._serve(ready, now_s)
         except BaseException as exc:  # `run` raises it
             self._fail(exc)
+
+    def _hear_now(self) -> float:
+        """There is audio; the time."""
+        self._heard_s = now_s = trio.current_time()
+        return now_s
 
     def _fail(self, fault: BaseException) -> None:
         self._fault = fault
         self._reading.cancel()
 
-    def _serve(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Read each of ``ready`` once; those that may have more."""
+    def _serve(self, ready: list[tuple[int, int]], now_s: float) -> list[tuple[int, int]]:
+        """Read each of ``ready`` once, ``now_s``; those that may have more."""
+        streams = [self._streams.get(descriptor) for descriptor, _ in ready]
+        for stream in streams:
+            if stream is not None and stream.follower is not None:
+                # What each needs has left the processor's caches since its last frame. This
+                # touches all of it in one loop of C, so that the processor fetches it at the
+                # same time and not, as what looks at it would, one thing after the other.
+                list(stream.follower.needs)
         more = []
-        for one in ready:
-            stream = self._streams.get(one[0])
-            if stream is not None and stream.serve():  # else a neighbour has just ended it
+        for one, stream in zip(ready, streams, strict=True):
+            if stream is not None and stream.serve(now_s):
                 more.append(one)
         return more

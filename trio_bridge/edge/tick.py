@@ -89,14 +89,14 @@ class TickingHub(Hub, trio.abc.Instrument):
 
     def _read_what_is_due(self) -> None:
         """Read `BATCH` sockets at most."""
-        ready = self._ready
+        ready, now_s = self._ready, trio.current_time()
         if not ready:
-            if self._due_s > (now_s := trio.current_time()):
+            if self._due_s > now_s:
                 return
             ready = self._epoll.poll(0, max(1, len(self._streams)))
             self._set_next_tick(len(ready), now_s)
         self._ready = rest = ready[BATCH:]
-        rest += self._serve(ready[:BATCH])
+        rest += self._serve(ready[:BATCH], now_s)
         self._alarm.deadline = math.inf if rest else self._due_s
         if self._clock is None:
             if rest:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import trio
 
+from trio_bridge.edge.frames import Follower
 from trio_bridge.edge.limits import EdgeLimits
 
 UNKNOWN = "?"
@@ -92,6 +93,14 @@ class RawStream(trio.abc.HalfCloseableStream):
             if not sink(data):
                 return True
         return False
+
+    def follow(self, follower: Follower, frame_bytes: int, most: int) -> None:
+        """Give the next ``most`` reads, those that are ``frame_bytes`` long, to ``follower``
+        first, and to the sink only what he does not take. A stream need not do so."""
+
+    def unfollow(self) -> int:
+        """Give every read to the sink again; returns how many the follower took."""
+        return 0
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write everything; on `Cancelled` any part of it may have been written.
