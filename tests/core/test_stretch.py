@@ -257,3 +257,16 @@ def test_a_channel_that_was_replaced_is_not_heard() -> None:
     room.live([("ann", 1)] * 5 + [("stale", 1)] * 3)
     assert room.inflow.stale == 3
     assert room.inflow.intake.frames == 5
+
+
+def test_a_stretch_that_is_over_holds_nothing_that_it_needed() -> None:
+    """A soxr stream above all: the next one is to have its place in memory."""
+    room = Room("mix", told=False, short=True)
+    for n in range(5):
+        room.hear("ann", n)
+        room.take_all()
+    stretch = room.inflow._stretch
+    assert stretch is not None
+    assert room.ear._inner in stretch.needs
+    room.inflow.listen_to(None)
+    assert stretch.needs == ()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trio_bridge.audio.pcm import Samples, from_pcm16
 from trio_bridge.unpack import ROOM_SAMPLES, SHAPES, Header, Parcel
 
-from ..edge.peers import BINARY, frame
+from ..edge.peers import BINARY, TEXT, frame
 
 keys = st.binary(min_size=4, max_size=4)
 
@@ -137,6 +137,20 @@ def test_a_header_is_recognised_under_any_mask(
     )
     begins = Header(header, len(payload)).begins(frame(BINARY, payload, mask=mask))
     assert begins == payload.startswith(header)
+
+
+@given(st.integers(126, 0xFFFF), st.integers(126, 0xFFFF), keys)
+@example(126, 0xFFFF, b"\xff\xff\xff\xff")
+def test_a_frame_of_another_length_or_kind_is_not_recognised(
+    size: int, other: int, mask: bytes
+) -> None:
+    header = Header(b"\x01\x02\x03", size)
+    payload = b"\x01\x02\x03".ljust(size, b"\x04")
+    assert header.begins(frame(BINARY, payload, mask=mask))
+    assert not header.begins(frame(TEXT, payload, mask=mask))
+    assert not header.begins(frame(BINARY, payload, mask=mask, fin=False))
+    same = frame(BINARY, payload[:3].ljust(other, b"\x04"), mask=mask)
+    assert header.begins(same) == (size == other)
 
 
 def test_two_threads_never_unpack_into_the_same_memory() -> None:

@@ -20,11 +20,12 @@ from trio_bridge.bell import WOKEN, Bell
 from trio_bridge.clock import STRIKES_A_TURN, Clock
 from trio_bridge.edge import Edge, EdgeLimits, Socket
 from trio_bridge.edge.audio_clock import AudioClock
+from trio_bridge.edge.gate import LUMPS
 from trio_bridge.edge.hub import BATCH, QUIET_S, RESTLESS_S, Hub, HubStream
 from trio_bridge.edge.tick import LONGEST_TICK_S, QUIET_TICKS, TickingHub
 from trio_bridge.edge.transport import READ_BYTES, RawStream
 
-from .peers import BINARY, CLOSE, PING, PONG, TEXT, App, frame, on_loopback
+from .peers import BINARY, CLOSE, PING, PONG, TEXT, App, Peer, frame, on_loopback
 
 HELLO = frame(TEXT, b"hello")
 AT_MOST = 65536
@@ -1266,3 +1267,167 @@ async def test_who_is_over_budget_is_read_again_when_the_debt_is_worked_off(
         autojump_clock.jump(2.0)
         await until(lambda: len(app.audio) == 12)
     assert app.audio[10:] == [b"good", b"late"]
+
+
+# -- who follows -----------------------------------------------------------------------------
+
+
+class Follower:
+    """Takes reads that begin with "like", and says so."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.needs: tuple[object, ...] = ()
+        self.taken: list[tuple[bytes, float]] = []
+        self._fault = fault
+
+    def take(self, frame: bytes, now_s: float) -> bool:
+        if self._fault is not None:
+            raise self._fault
+        if not frame.startswith(b"like"):
+            return False
+        self.taken.append((frame, now_s))
+        return True
+
+
+async def test_a_follower_gets_reads_of_its_length_and_the_sink_what_it_does_not_take(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = math.inf
+    async with reading() as (hub, dialler):
+        client, server = await dialler.pair(hub)
+        sink, follower = Sink(), Follower()
+
+        async def sent(data: bytes) -> None:
+            before = len(sink.reads) + len(follower.taken)
+            await client.send_all(data)
+            await until(lambda: len(sink.reads) + len(follower.taken) > before)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.read_into, sink, AT_MOST)
+            await wait_all_tasks_blocked()
+            await sent(b"like 0")
+            server.follow(follower, 6, 3)
+            autojump_clock.jump(1.0)
+            came_s = trio.current_time()
+            for data in (b"like 1", b"other!", b"like", b"like 2", b"like 3", b"like 4"):
+                await sent(data)
+            assert sink.reads == [b"like 0", b"other!", b"like", b"like 4"]
+            assert follower.taken == [(b"like %d" % n, came_s) for n in (1, 2, 3)]
+            assert server.unfollow() == 3
+            assert server.unfollow() == 0
+            server.follow(follower, 6, 3)
+            server.unfollow()
+            await sent(b"like 5")
+            assert sink.reads[4:] == [b"like 5"]
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_without_a_hub_gives_everything_to_the_sink() -> None:
+    async with dialling() as dialler, trio.open_nursery() as nursery:
+        client, server = await dialler.dial(RawStream)
+        sink = Sink()
+        server.follow(Follower(), 6, 3)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        await client.send_all(b"like 0")
+        await until(lambda: sink.reads == [b"like 0"])
+        assert server.unfollow() == 0
+        nursery.cancel_scope.cancel()
+
+
+LIKE = frame(BINARY, b"like" * 100)
+
+
+class Masked(Follower):
+    """Takes `LIKE`, masked as it comes."""
+
+    def take(self, frame: bytes, now_s: float) -> bool:
+        return super().take(b"like" if frame == LIKE else frame, now_s)
+
+
+@asynccontextmanager
+async def followed(
+    follower: Follower, limits: EdgeLimits
+) -> AsyncIterator[tuple[Peer, list[bytes], Edge]]:
+    """A peer who was heard once, whose next frames ``follower`` takes; what the rest heard."""
+    heard: list[bytes] = []
+
+    def hear(data: bytes) -> Follower:
+        heard.append(data)
+        return follower
+
+    async def on_socket(socket: Socket) -> None:
+        await socket.receive()
+        socket.arm(max_message_bytes=1000, on_audio=hear)
+        while True:
+            await socket.send(f"echo {await socket.receive()!s}")
+
+    edge: Edge = App().edge(limits, on_socket=on_socket)
+    async with on_loopback(edge, deadline_s=1000) as net:
+        peer = await net.dial()
+        await peer.upgrade()
+        await peer.send(HELLO)
+        await until(lambda: edge.pending == 0)
+        await peer.send(LIKE)
+        await until(lambda: len(heard) == 1)
+        # The first of its kind went the general way, and so does the next, which comes behind.
+        await peer.send(LIKE)
+        await until(lambda: len(follower.taken) == 1 or follower._fault is not None)
+        yield peer, heard, edge
+
+
+async def test_what_a_follower_took_where_it_was_read_is_charged_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    autojump_clock.autojump_threshold = math.inf
+    follower = Masked()
+    limits = EdgeLimits(bytes_per_s=1000, burst_bytes=100 * len(LIKE), frame_cost_bytes=1)
+    async with followed(follower, limits) as (peer, heard, _):
+        sent = 1
+        while follower.taken[sent - 1 :]:  # as many as may come, one by one
+            assert sent < 200, "it is never charged"
+            await peer.send(LIKE)
+            sent += 1
+            await wait_all_tasks_blocked()
+        # A hello and the first one were charged, too, and what is charged in lumps may be late.
+        assert 99 <= sent <= 99 + 100 / LUMPS + 1
+        autojump_clock.jump(10.0)
+        await until(lambda: len(follower.taken) == sent)
+        await peer.send(frame(TEXT, b"x"))
+        assert await peer.read() == (TEXT, b"echo x")
+    assert len(heard) == 1
+
+
+async def test_beside_a_follower_everything_else_is_heard_however_it_comes() -> None:
+    follower = Masked()
+    async with followed(follower, EdgeLimits()) as (peer, heard, _):
+        others = [b"%4d" % n * (100 if n % 100 == 3 else 1) for n in range(3, 600, 50)]
+        total = 2
+        for n in range(600):  # more than are followed in one go
+            if n % 50 == 3:
+                await peer.send(frame(BINARY, others[n // 50]))
+            at = n % len(LIKE)
+            await (peer.send(LIKE[:at], LIKE[at:]) if n % 5 == 4 else peer.send(LIKE))
+            total += 2 if n % 50 == 3 else 1
+            await until(lambda n=total: len(follower.taken) + len(heard) == n)  # type: ignore[misc]
+        assert [one for one in heard if one != heard[0]] == others
+        assert len(heard) < 3 * len(others), "the rest was taken"
+        await peer.send(LIKE + LIKE + frame(TEXT, b"x"))
+        assert await peer.read() == (TEXT, b"echo x")
+        assert len(follower.taken) + len(heard) == total + 2
+        await peer.send(LIKE + frame(CLOSE, struct.pack("!H", 1000)))
+        assert await peer.close_code() == 1000
+        assert len(follower.taken) + len(heard) == total + 3
+
+
+async def test_a_follower_that_raises_ends_its_own_connection_with_1011(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    follower = Masked()
+    async with followed(follower, EdgeLimits()) as (peer, _, edge):
+        follower._fault = ValueError("a bug of ours")
+        await peer.send(LIKE)
+        assert await peer.close_code() == 1011
+        await peer.stream.aclose()
+        await until(lambda: edge.counts["error"] == 1)
+    (failure,) = [r for r in caplog.records if r.levelno >= logging.ERROR]
+    assert failure.getMessage() == "audio callback failed"
