@@ -17,7 +17,8 @@ import trio
 
 from trio_bridge.channel import serve_channel
 from trio_bridge.config import Settings
-from trio_bridge.edge.frames import Follower, OnAudio, OnText
+from trio_bridge.edge.follower import Follower
+from trio_bridge.edge.frames import OnAudio, OnText
 from trio_bridge.edge.socket import Socket
 from trio_bridge.errors import SessionEndedError, SocketClosedError
 from trio_bridge.log import Throttle

@@ -207,6 +207,8 @@ class Audience:
     """Samples at 48 kHz that may wait in an ear; then the oldest are dropped."""
     settle: Callable[[], None] = lambda: None
     """Called before the books are read: some of what was heard may not be booked yet."""
+    regroup: Callable[[], None] = lambda: None
+    """Called before an ear comes or goes: who gave audio to the only one straight must end."""
     unheard: int = attrs.field(default=0, init=False)
     """Samples of the mix that came while no ear was open."""
     _heard: int = attrs.field(default=0, init=False)
@@ -226,6 +228,7 @@ class Audience:
     ) -> Ear[Event]:
         """A new ear, for audio and, if it is to be ``told``, for notes. The first one of a
         meeting also gets what came just before it."""
+        self.regroup()
         lane = self._early.get(hearing.by) or self._new_lane(hearing.by)
         self._early = {}
         lane.capacity = _room(hearing.by, backlog or self.backlog)
@@ -294,7 +297,7 @@ class Audience:
     def leave(self, inner: InnerEar) -> None:
         """Close one ear; what it lost stays in the books."""
         if inner in self._ears:
-            self.settle()
+            self.regroup()
             inner.idle, inner.put_off = False, None
             self._seat([ear for ear in self._ears if ear is not inner])
             inner.audio.flush()

@@ -33,7 +33,7 @@ class Inflow:
     _stretch: Stretch | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.audience.settle = self._settle
+        self.audience.settle, self.audience.regroup = self._settle, self._end_stretch
         self.playout.on_speech = self._stop_stretch
 
     def listen_to(self, source: object | None) -> None:
@@ -92,7 +92,8 @@ class Inflow:
         """
         self._end_stretch()
         self.playout.let_go()
-        self.audience.settle = self.playout.on_speech = self.on_barge_in = _nothing
+        self.audience.settle = self.audience.regroup = _nothing
+        self.playout.on_speech = self.on_barge_in = _nothing
 
     @property
     def frames(self) -> int:

@@ -155,14 +155,16 @@ class Stretch:
         self._stopped = True
 
     def end(self) -> None:
-        """The next frame is heard another way: nothing is held back any more."""
+        """The next frame is heard another way: nothing is held back any more. The last call."""
         self._stopped = True
-        self.needs = ()
         self.settle()
         if self._masked:
             self._ear.put_off = None  # it was ours
             if events := self._pour():
                 self._ear.wake_with(events)
+        # Who keeps this must not keep the resampler: the next one is to have its place.
+        self.needs = ()
+        del self._strand
 
     def settle(self) -> None:
         """Book what was heard since the last time, as the general way would have."""

@@ -7,8 +7,10 @@ import functools
 
 import attrs
 import numpy as np
+import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_bridge.audio.hearing import AudioChunk, HeardEvent, Hearing, Utterance, View
 from trio_bridge.audio.pcm import from_pcm16
@@ -21,6 +23,7 @@ from trio_bridge.edge.frames import Cutter
 from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.inflow import Inflow
 from trio_bridge.intake import Intake
+from trio_bridge.ledger import Ledger
 from trio_bridge.pacing import Playout
 from trio_bridge.stretch import Stretch
 from trio_bridge.unpack import ROOM_SAMPLES
@@ -270,3 +273,88 @@ def test_a_stretch_that_is_over_holds_nothing_that_it_needed() -> None:
     assert room.ear._inner in stretch.needs
     room.inflow.listen_to(None)
     assert stretch.needs == ()
+
+
+Beat = tuple[int, float, bool]
+"""A frame's samples, how long after it the next one comes, and whether the agent is told
+something in between."""
+
+beats = st.lists(
+    st.tuples(
+        st.sampled_from([960] * 8 + [333, 480, 1_920, 77]),
+        st.sampled_from([0.02] * 8 + [0.0, 0.001, 1.0]),
+        st.sampled_from([False] * 9 + [True]),
+    ),
+    max_size=60,
+)
+
+
+async def heard_by_an_agent(
+    script: list[Beat], chunk_ms: int, leaves_at: int, short: bool
+) -> tuple[list[object], list[object], Ledger]:
+    """What an agent hears and is told with its own iterator; it listens anew after as many
+    events as ``leaves_at``. With the ledger at the end."""
+    intake = Intake(Timeline("auto"), OwnVoice(("Helper",)))
+    audience, vad = Audience(1_000_000), VadSettings()
+    inflow = Inflow(intake, audience, Playout(0.1, 0.3), BargeIn(0.1, vad), lambda: None)
+    inflow.listen_to(CHANNEL)
+    heard, told = list[object](), list[object]()
+
+    async def agent() -> None:
+        over = False
+        while not over:
+            over = True
+            ear: Ear[object] = audience.open(Hearing(16_000, chunk_ms))
+            async for event in ear:
+                (told if isinstance(event, str) else heard).append(described(event))
+                if len(heard) == leaves_at:
+                    over = False
+                    heard.append("listens anew")
+                    ear.close()
+
+    follower, size = None, 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(agent)
+        await wait_all_tasks_blocked()
+        for n, (length, pause_s, tells) in enumerate(script):
+            noise = np.random.default_rng(n).integers(-9_000, 9_000, length)
+            said = encode_frame(AudioFrame("ann", "Ann", noise.astype("<i2").tobytes()))
+            masked = frame(BINARY, said, mask=n.to_bytes(4, "little"))
+            now_s = trio.current_time()
+            if not (
+                short
+                and follower is not None
+                and size == len(masked)
+                and follower.take(masked, now_s)
+            ):
+                follower, size = inflow.hear(CHANNEL, said, now_s), len(masked)
+            if tells:
+                audience.note(f"note {n}")
+            await trio.sleep(pause_s)
+            if pause_s == 1.0:
+                inflow.tick(trio.current_time())
+            await wait_all_tasks_blocked()
+            assert not inflow.ledger.faults
+        inflow.finish(trio.current_time())
+    return heard, told, inflow.ledger
+
+
+@settings(max_examples=40, deadline=None)
+@given(beats, st.sampled_from([0, 10, 20, 100]), st.integers(0, 9))
+@example([(960, 0.02, False)] * 20, 20, 3)
+@example([(960, 0.02, n == 5) for n in range(12)], 20, 0)
+def test_with_its_own_iterator_an_agent_hears_the_short_way_what_it_does_the_general_way(
+    script: list[Beat], chunk_ms: int, leaves_at: int
+) -> None:
+    short, general = (
+        trio.run(
+            heard_by_an_agent,
+            script,
+            chunk_ms,
+            leaves_at,
+            way,
+            clock=MockClock(autojump_threshold=0),
+        )
+        for way in (True, False)
+    )
+    assert short == general

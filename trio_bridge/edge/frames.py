@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
+from trio_bridge.edge.follower import Follower
 from trio_bridge.edge.limits import EdgeLimits
 from trio_bridge.errors import WireError
 
@@ -31,21 +31,6 @@ _SHORT_START = 8
 _NONE = 1 << 62
 """A length that no frame has."""
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
-
-
-class Follower(Protocol):
-    """Takes frames that are like the one before, as they are."""
-
-    @property
-    def needs(self) -> tuple[object, ...]:
-        """What `take`, and whoever it wakes, will look at."""
-
-    def take(self, frame: bytes, now_s: float) -> bool:
-        """Hear ``frame``, which came at ``now_s``; False: nothing was done.
-
-        It has as many bytes as the whole frame (head, key and masked payload) for which this
-        follower was given, and maybe nothing else in common with it. Must not wait.
-        """
 
 
 OnAudio = Callable[[bytes], Follower | None]

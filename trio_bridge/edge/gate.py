@@ -96,6 +96,7 @@ class Gate(trio.abc.Stream):
         self, max_message_bytes: int, on_audio: OnAudio | None, on_text: OnText | None = None
     ) -> None:
         """The peer is known: messages of full size, those in one frame to the callbacks."""
+        self._unfollow()
         self._cutter.arm(max_message_bytes, on_audio, on_text)
         self.armed = True
         self._admit()
@@ -214,8 +215,8 @@ class Gate(trio.abc.Stream):
     async def _hear(self, inner: RawStream, at_most: int) -> bool:
         try:
             return await inner.read_into(self._push, at_most)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            raise  # the stream's own
         except Exception as exc:  # a follower's
             self._stash = self._fail(exc)
             return True

@@ -22,7 +22,7 @@ import trio
 
 from trio_bridge.bell import WOKEN, Bell
 from trio_bridge.edge.audio_clock import AudioClock
-from trio_bridge.edge.frames import Follower
+from trio_bridge.edge.follower import Follower
 from trio_bridge.edge.transport import READ_BYTES, RawStream
 
 BATCH = 16
@@ -101,8 +101,7 @@ class HubStream(RawStream):
                 and follower.take(data, now_s)
             ):
                 self._spare -= 1
-                return False
-            if not size:
+            elif not size:
                 self._finish(outcome.Value(False))
             elif not sink(data):
                 self._finish(outcome.Value(True))

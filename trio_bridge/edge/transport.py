@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import trio
 
-from trio_bridge.edge.frames import Follower
+from trio_bridge.edge.follower import Follower
 from trio_bridge.edge.limits import EdgeLimits
 
 UNKNOWN = "?"
