@@ -7,6 +7,7 @@ import functools
 
 import attrs
 import numpy as np
+import pytest
 import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -262,7 +263,8 @@ def test_a_channel_that_was_replaced_is_not_heard() -> None:
     assert room.inflow.intake.frames == 5
 
 
-def test_a_stretch_that_is_over_holds_nothing_that_it_needed() -> None:
+@pytest.mark.parametrize("ends", ["the channel leaves", "the ear leaves", "another ear comes"])
+def test_a_stretch_that_is_over_holds_nothing_that_it_needed(ends: str) -> None:
     """A soxr stream above all: the next one is to have its place in memory."""
     room = Room("mix", told=False, short=True)
     for n in range(5):
@@ -271,8 +273,14 @@ def test_a_stretch_that_is_over_holds_nothing_that_it_needed() -> None:
     stretch = room.inflow._stretch
     assert stretch is not None
     assert room.ear._inner in stretch.needs
-    room.inflow.listen_to(None)
+    if ends == "the channel leaves":
+        room.inflow.listen_to(None)
+    elif ends == "the ear leaves":
+        room.ear.close()
+    else:
+        room.audience.open(Hearing(16_000, 20))
     assert stretch.needs == ()
+    assert room.inflow._stretch is None
 
 
 Beat = tuple[int, float, bool]
