@@ -291,7 +291,7 @@ def test_what_streams_left_is_given_back_before_the_next_is_made(
 
 def test_why_a_stream_cannot_be_made_is_told_to_who_asked_for_it(made_apart: None) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - its words are soxr's
-        streams.open_stream(WIRE_HZ, 16_000, "best")
+        streams.open_stream(WIRE_HZ, 16_000, "best", [])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
@@ -301,9 +301,9 @@ def test_a_forked_child_makes_its_streams_itself() -> None:
         "import os\n"
         "from trio_bridge.audio.streams import make_streams_apart, open_stream\n"
         "make_streams_apart()\n"
-        "open_stream(48_000, 16_000, 'HQ')\n"
+        "open_stream(48_000, 16_000, 'HQ', [])\n"
         "if not (child := os.fork()):\n"
-        "    open_stream(48_000, 16_000, 'HQ')\n"
+        "    open_stream(48_000, 16_000, 'HQ', [])\n"
         "    os._exit(7)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )

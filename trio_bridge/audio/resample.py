@@ -14,7 +14,7 @@ import numpy as np
 import soxr
 
 from trio_bridge.audio.pcm import Samples
-from trio_bridge.audio.streams import open_stream, stream_left
+from trio_bridge.audio.streams import Old, free_stream, open_stream
 
 Quality = Literal["QQ", "LQ", "MQ", "HQ", "VHQ"]
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
@@ -71,6 +71,7 @@ class Resampler:
     )  # fmt: skip
 
     def __init__(self, from_hz: int, to_hz: int, quality: Quality = "HQ") -> None:
+        self._stream: soxr.ResampleStream | None = None
         check_rate(from_hz)
         check_rate(to_hz)
         self.from_hz, self.to_hz = from_hz, to_hz
@@ -78,10 +79,10 @@ class Resampler:
         self._piece = from_hz * PIECE_MS // 1000
         self._quality = quality
         self._bursts: Bursts | None = None
-        self._stream = self._open()
+        self._stream = self._open([])
 
     def __del__(self) -> None:
-        stream_left()
+        free_stream(self._take_stream())
 
     def process(self, samples: Samples) -> Samples:
         """Feed ``samples`` and take what is ready, float32 ``(m,)``."""
@@ -106,10 +107,12 @@ class Resampler:
         if self._stream is None:
             return np.zeros(0, np.float32)
         rest: Samples = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
-        self._stream = None  # first, so that the next one has its place in the heap
-        stream_left()
-        self._stream = self._open()
+        self._stream = self._open(self._take_stream())
         return rest
+
+    def _take_stream(self) -> Old:
+        stream, self._stream = self._stream, None
+        return [] if stream is None else [stream]
 
     @property
     def needs(self) -> tuple[object, ...]:
@@ -139,9 +142,9 @@ class Resampler:
         self._long += length
         return 2 * self._long > self._fed
 
-    def _open(self) -> soxr.ResampleStream | None:
+    def _open(self, old: Old) -> soxr.ResampleStream | None:
         self._fed = self._long = 0
-        return _open(self.from_hz, self.to_hz, self._quality)
+        return _open(self.from_hz, self.to_hz, self._quality, old)
 
 
 class Bursts(NamedTuple):
@@ -164,7 +167,7 @@ ANY_TIME = Bursts(1, 1, 0)
 def bursts(from_hz: int, to_hz: int, quality: Quality) -> Bursts:
     """Find out how the output of a `Resampler` comes; a few ms, once for each kind."""
     jumps, at = list[int](), 0
-    probe = _open(from_hz, to_hz, quality)
+    probe = _open(from_hz, to_hz, quality, [])
     if probe is None:
         return ANY_TIME
     least = from_hz
@@ -173,7 +176,7 @@ def bursts(from_hz: int, to_hz: int, quality: Quality) -> Bursts:
         out = len(probe.resample_chunk(np.zeros(_GRAIN, np.float32)))
         if not out:
             continue
-        close = _open(from_hz, to_hz, quality)
+        close = _open(from_hz, to_hz, quality, [])
         assert close is not None
         close.resample_chunk(np.zeros(at - _GRAIN, np.float32))
         exact = at - _GRAIN + 1
@@ -190,7 +193,7 @@ def bursts(from_hz: int, to_hz: int, quality: Quality) -> Bursts:
 _GRAIN = 32
 
 
-def _open(from_hz: int, to_hz: int, quality: Quality) -> soxr.ResampleStream | None:
+def _open(from_hz: int, to_hz: int, quality: Quality, old: Old) -> soxr.ResampleStream | None:
     if from_hz == to_hz:
         return None
-    return open_stream(from_hz, to_hz, quality)
+    return open_stream(from_hz, to_hz, quality, old)

@@ -1,14 +1,15 @@
-"""soxr's streams, and the thread that makes them.
+"""soxr's streams, and the thread that makes and frees them.
 
 A stream from 48 to 16 kHz has 81 KiB in many blocks, and 100 once it is used; they come and
 go with meetings and answers. In one heap with everything else small blocks settle in the holes
 that they leave, and the next stream has to go on top: with a hundred meetings 1.7 MiB were in
 more holes after half an hour.
 glibc gives each thread a heap of its own (unless its tunables say otherwise, or the process has
-dozens), and frees what is larger than a KiB to where it came from, whoever frees it. So streams
-that are made in a thread which makes nothing else lie among themselves. And before one is made,
-what others have left is given back: of a new stream a third is not written to, and where that
-lies over pages which were, they stay resident, ever more of them.
+dozens). So streams that are made in a thread which makes nothing else lie among themselves; and
+they are freed there, since of what has a KiB or less a thread keeps some that it has freed for
+what it needs next. And before one is made, what others have left is given back: of a new stream
+a third is not written to, and where that lies over pages which were, they stay resident, ever
+more of them.
 """
 
 from __future__ import annotations
@@ -21,28 +22,41 @@ import soxr
 
 from trio_bridge.heap import Heap
 
+Old = list[soxr.ResampleStream]
+"""A stream that nobody else refers to, so that whoever clears this frees it; or none."""
+
 
 class Maker:
-    """Makes streams in a thread of its own."""
+    """Makes streams, and frees them, in a thread of its own."""
 
     def __init__(self) -> None:
-        self.gone = 0
-        """Streams that are not needed any more, so far."""
+        self._gone = 0
+        """Streams freed so far."""
         self._heap = Heap()
         self._thread = ThreadPoolExecutor(1, "trio_bridge streams")
         self._thread.submit(int)  # nothing, but it is there before the first meeting
 
-    def make(self, from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
-        """A new stream; waits for the thread."""
-        return self._thread.submit(self._make, from_hz, to_hz, quality).result()
+    def make(self, from_hz: int, to_hz: int, quality: str, old: Old) -> soxr.ResampleStream:
+        """A new stream, once the ``old`` one is freed; waits for the thread."""
+        return self._thread.submit(self._make, from_hz, to_hz, quality, old).result()
+
+    def free(self, old: Old) -> None:
+        """Free a stream by and by; from any thread, also while it ends."""
+        with contextlib.suppress(RuntimeError):  # the interpreter ends, or `close` was called
+            self._thread.submit(self._free, old)
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
 
-    def _make(self, from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
-        self._heap.tidy_for_another(self.gone)
+    def _make(self, from_hz: int, to_hz: int, quality: str, old: Old) -> soxr.ResampleStream:
+        self._free(old)
+        self._heap.tidy_for_another(self._gone)
         return _make(from_hz, to_hz, quality)
+
+    def _free(self, old: Old) -> None:
+        self._gone += len(old)
+        old.clear()
 
 
 _makers: list[Maker] = []
@@ -64,17 +78,21 @@ with contextlib.suppress(AttributeError):  # Windows does not fork
     os.register_at_fork(after_in_child=_makers.clear)  # the thread stays with the parent
 
 
-def open_stream(from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
-    """A new stream, mono float32. Any thread may use it, but one at a time."""
-    if not _makers:
-        return _make(from_hz, to_hz, quality)
-    return _makers[0].make(from_hz, to_hz, quality)
+def open_stream(from_hz: int, to_hz: int, quality: str, old: Old) -> soxr.ResampleStream:
+    """A new stream, mono float32, made once the ``old`` one is freed, so that it may have its
+    place. Any thread may use it, but one at a time."""
+    if _makers:
+        return _makers[0].make(from_hz, to_hz, quality, old)
+    old.clear()
+    return _make(from_hz, to_hz, quality)
 
 
-def stream_left() -> None:
-    """One is not needed any more: its memory is free, or will be in a moment."""
-    for maker in _makers:
-        maker.gone += 1
+def free_stream(old: Old) -> None:
+    """Free a stream that is not needed any more, now or in a moment."""
+    if _makers and old:
+        _makers[0].free(old)
+    else:
+        old.clear()
 
 
 def _make(from_hz: int, to_hz: int, quality: str) -> soxr.ResampleStream:
