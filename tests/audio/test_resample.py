@@ -268,6 +268,45 @@ def test_streams_made_apart_are_the_same_and_made_in_one_thread(
     assert threading.get_ident() not in made_by
 
 
+def test_streams_made_apart_are_freed_where_they_were_made_and_before_the_next_is(
+    monkeypatch: pytest.MonkeyPatch, made_apart: None
+) -> None:
+    did = list[tuple[str, int]]()
+
+    class Stream(soxr.ResampleStream):  # type: ignore[misc]  # soxr has no types
+        def __init__(self, *args: Any, **options: Any) -> None:
+            did.append(("made", threading.get_ident()))
+            super().__init__(*args, **options)
+
+        def __del__(self) -> None:
+            did.append(("freed", threading.get_ident()))
+
+    monkeypatch.setattr(soxr, "ResampleStream", Stream)
+    resampler = Resampler(WIRE_HZ, 16_000)
+    resampler.process(np.zeros(960, np.float32))
+    resampler.finish()
+    del resampler
+    Resampler(WIRE_HZ, 16_000)  # the thread has done all that came before
+    assert [what for what, _ in did[:5]] == ["made", "freed", "made", "freed", "made"]
+    (thread,) = {where for _, where in did[:5]}
+    assert thread != threading.get_ident()
+
+
+def test_a_stream_that_outlives_the_thread_is_freed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when the process ends with meetings in it."""
+    makers: list[streams.Maker] = []
+    monkeypatch.setattr(streams, "_makers", makers)
+    streams.make_streams_apart()
+    resampler = Resampler(WIRE_HZ, 16_000)
+    assert resampler._stream is not None
+    gone = weakref.ref(resampler._stream)
+    makers[0].close()
+    del resampler
+    assert gone() is None
+
+
 def test_what_streams_left_is_given_back_before_the_next_is_made(
     monkeypatch: pytest.MonkeyPatch, made_apart: None
 ) -> None:
