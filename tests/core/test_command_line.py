@@ -297,7 +297,9 @@ async def test_a_port_in_use_is_one_line_that_names_it_and_the_mend() -> None:
 async def test_ctrl_c_while_it_starts_is_not_a_usage_error(tmp_path: Path) -> None:
     """An agent's module can take long to import; Ctrl-C then is a clean end too."""
     (tmp_path / "early.py").write_text(
-        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may have none\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
         "async def agent(meeting): pass\n"
     )
     ended = await run_to_the_end("--port", "0", "--agent", "early:agent", cwd=tmp_path)
