@@ -307,6 +307,22 @@ def test_a_stream_that_outlives_the_thread_is_freed_all_the_same(
     assert gone() is None
 
 
+def test_a_stream_that_the_collector_finds_while_one_is_made_blocks_nobody() -> None:
+    program = (
+        "import gc\n"
+        "from trio_bridge.audio.resample import Resampler\n"
+        "from trio_bridge.audio.streams import make_streams_apart\n"
+        "class Meeting:\n"
+        "    def __init__(self):\n"
+        "        self.itself, self.ear = self, Resampler(48_000, 16_000)\n"
+        "make_streams_apart()\n"
+        "gc.set_threshold(1)\n"  # at nearly every step
+        "for _ in range(50):\n"
+        "    Meeting()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
 def test_what_streams_left_is_given_back_before_the_next_is_made(
     monkeypatch: pytest.MonkeyPatch, made_apart: None
 ) -> None:

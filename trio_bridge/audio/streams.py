@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from concurrent.futures import ThreadPoolExecutor
+import queue
+import threading
+from concurrent.futures import Future
 
 import soxr
 
@@ -24,6 +26,8 @@ from trio_bridge.heap import Heap
 
 Old = list[soxr.ResampleStream]
 """A stream that nobody else refers to, so that whoever clears this frees it; or none."""
+Job = tuple[Future[soxr.ResampleStream], int, int, str] | Old | None
+"""To make one, to free one, or to end."""
 
 
 class Maker:
@@ -33,30 +37,46 @@ class Maker:
         self._gone = 0
         """Streams freed so far."""
         self._heap = Heap()
-        self._thread = ThreadPoolExecutor(1, "trio_bridge streams")
-        self._thread.submit(int)  # nothing, but it is there before the first meeting
+        # Not an executor: the collector may come upon a stream while one is asked for, and an
+        # executor's lock would then be waited for by who holds it. This queue has none.
+        self._jobs = queue.SimpleQueue[Job]()
+        self._thread = threading.Thread(
+            target=self._work, name="trio_bridge streams", daemon=True
+        )
+        self._thread.start()
 
     def make(self, from_hz: int, to_hz: int, quality: str, old: Old) -> soxr.ResampleStream:
         """A new stream, once the ``old`` one is freed; waits for the thread."""
-        return self._thread.submit(self._make, from_hz, to_hz, quality, old).result()
+        made = Future[soxr.ResampleStream]()
+        self.free(old)
+        self._jobs.put((made, from_hz, to_hz, quality))
+        return made.result()
 
     def free(self, old: Old) -> None:
-        """Free a stream by and by; from any thread, also while it ends."""
-        with contextlib.suppress(RuntimeError):  # the interpreter ends, or `close` was called
-            self._thread.submit(self._free, old)
+        """Free a stream by and by; from any thread, also out of the collector."""
+        if self._thread.is_alive():
+            self._jobs.put(old)
+        else:
+            old.clear()
 
     def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown()
+        """End the thread; nothing can be made any more."""
+        self._jobs.put(None)
+        self._thread.join()
 
-    def _make(self, from_hz: int, to_hz: int, quality: str, old: Old) -> soxr.ResampleStream:
-        self._free(old)
-        self._heap.tidy_for_another(self._gone)
-        return _make(from_hz, to_hz, quality)
-
-    def _free(self, old: Old) -> None:
-        self._gone += len(old)
-        old.clear()
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if isinstance(job, list):
+                self._gone += len(job)
+                job.clear()
+                continue
+            made, from_hz, to_hz, quality = job
+            self._heap.tidy_for_another(self._gone)
+            try:
+                made.set_result(_make(from_hz, to_hz, quality))
+            except Exception as fault:  # who asked is told
+                made.set_exception(fault)
+            del job, made  # while the thread waits it holds nothing
 
 
 _makers: list[Maker] = []
