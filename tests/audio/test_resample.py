@@ -305,6 +305,7 @@ def test_a_stream_that_outlives_the_thread_is_freed_all_the_same(
     makers[0].close()
     del resampler
     assert gone() is None
+    Resampler(WIRE_HZ, 16_000).finish()  # and who needs one makes it himself
 
 
 def test_a_stream_that_the_collector_finds_while_one_is_made_blocks_nobody() -> None:

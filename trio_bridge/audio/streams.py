@@ -47,8 +47,10 @@ class Maker:
 
     def make(self, from_hz: int, to_hz: int, quality: str, old: Old) -> soxr.ResampleStream:
         """A new stream, once the ``old`` one is freed; waits for the thread."""
-        made = Future[soxr.ResampleStream]()
         self.free(old)
+        if not self._thread.is_alive():
+            return _make(from_hz, to_hz, quality)
+        made = Future[soxr.ResampleStream]()
         self._jobs.put((made, from_hz, to_hz, quality))
         return made.result()
 
@@ -60,7 +62,7 @@ class Maker:
             old.clear()
 
     def close(self) -> None:
-        """End the thread; nothing can be made any more."""
+        """End the thread; from now on who needs a stream makes it himself."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -71,8 +73,8 @@ class Maker:
                 job.clear()
                 continue
             made, from_hz, to_hz, quality = job
-            self._heap.tidy_for_another(self._gone)
             try:
+                self._heap.tidy_for_another(self._gone)
                 made.set_result(_make(from_hz, to_hz, quality))
             except Exception as fault:  # who asked is told
                 made.set_exception(fault)
