@@ -22,6 +22,7 @@ from pathlib import Path
 
 import attrs
 
+from benchmarks import priority
 from benchmarks.accounting import Cores, choose_cores, machine, raise_file_limit
 from benchmarks.extras import SECTIONS, Extras
 from benchmarks.plot import line_plot
@@ -221,6 +222,8 @@ def _missing(candidate: Candidate) -> str:
 def _write(directory: Path, plan: Plan, cores: Cores, results: Results, extras: Extras) -> None:
     names = [candidate.name for candidate in plan.ours]
     where = f"server on core {cores.server}, load on core {cores.load}"
+    with priority.real_time(not cores.shared) as first_in_line:
+        where += " at real-time priority" if first_in_line else " at ordinary priority"
     if cores.shared:
         where += " (the same one: the latencies mean little)"
     about = About(

@@ -23,6 +23,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import priority
 from benchmarks.accounting import Cores, family
 from benchmarks.load import DISTINCT_FRAMES, Bot, connect, frames_of
 from benchmarks.rows import Row
@@ -48,6 +49,8 @@ WARM_UP, ROUNDS = 2, 25
 """For each server that is started."""
 SERVERS = 3
 """Started for each number of workers, one and two in turn."""
+AHEAD = priority.LOWEST + 1
+"""The generator's: a backlog is written and started in one go, before workers and others."""
 WAITED = 0.05
 """Share of a round beyond which it does not count, if a worker waited so long for others to
 leave its core: each has one of its own, so it is never another worker that it waits for."""
@@ -216,7 +219,7 @@ def _run_server(workers: int, cores: Cores) -> list[float]:
                     bots.append(connect(server.port, index, None))  # noqa: PERF401
                 for pid, core in zip(pids, (cores.server, cores.load), strict=False):
                     _seclude(pid, core)
-                with _ahead():
+                with priority.real_time(level=AHEAD):
                     rounds = _run_rounds(pids, bots)
             finally:
                 for bot in bots:
@@ -285,15 +288,5 @@ def _seclude(pid: int, core: int) -> None:
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with suppress(OSError):  # it has just ended, or we may not
             os.sched_setaffinity(int(thread.name), {core})
-            os.sched_setscheduler(int(thread.name), os.SCHED_FIFO, os.sched_param(1))
-
-
-@contextmanager
-def _ahead() -> Iterator[None]:
-    """Run before workers and others: a backlog is written and started in one go."""
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2))
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            param = os.sched_param(priority.LOWEST)
+            os.sched_setscheduler(int(thread.name), os.SCHED_FIFO, param)

@@ -35,6 +35,10 @@ BEGIN_WITHIN_S = 0.25
 began at once would have all of its work fall into the same 40 ms of each."""
 SLEEP_MARGIN_NS = 150_000
 """A sleep can be this much too long; the rest of the wait is spent polling the clock."""
+REAL_TIME_MARGIN_NS = 30_000
+"""The same at real-time priority, whose timers have no slack. What is left of the core is for
+the machine's own business: where no core ever pauses, it stops one of the two that are watched,
+for a millisecond and more, several times a second."""
 READ_EVERY_NS = 1_000_000
 
 Reading = TypeVar("Reading")

@@ -44,6 +44,10 @@ with nothing around it: no timeline, no speech detection, no limits, no ledger. 
   the consumer's hands. What the resampler holds back by design is taken out: each hand-over is
   matched with the frame it had to wait for, which soxr's own counting tells (`latency.py`).
   All consumers take what soxr gives out; in the row *cut to 20 ms* all take chunks of 20 ms.
+- The **load generator** has a core of its own, where it sleeps between frames, and real-time
+  priority where that is allowed; the servers never have. So what the machine itself has to do
+  makes no frame late before it is sent, and finds pauses on that core; a server that sleeps
+  has pauses too, and may have to wait for what runs in them. One that polls has none.
 - **Memory** is the growth of resident memory a meeting (both sockets), after one that is not
   counted, so that nobody pays for imports.
 - **Ratios** are our CPU over theirs, so **below 1 we are cheaper**; each is the median over

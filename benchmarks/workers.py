@@ -10,15 +10,14 @@ less what the generator takes of them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import attrs
 
+from benchmarks import priority
 from benchmarks.accounting import Cores
 from benchmarks.backlog import Backlog, backlog_section, measure_backlogs
 from benchmarks.results import Figures
@@ -41,8 +40,6 @@ TRIES = 2
 """Of a number of bots, before it is taken as too many: one may be the machine's."""
 MOST_BOTS = 2_000
 """Two sockets each, on both sides: below the limit of open files."""
-PRIORITY = -10
-"""Of the generator, alone or beside workers, where it is allowed: it must be on time."""
 
 T = TypeVar("T")
 
@@ -90,7 +87,7 @@ def measure_workers(cores: Cores, window_s: float) -> dict[int, Fleet]:
         return {}
     found: dict[int, Fleet] = {}
     backlogs = measure_backlogs(cores)
-    with _priority():
+    with priority.raised():
         for workers in (1, 2):
             candidate = ours(f"{workers} worker(s)", ("--workers", str(workers)))
             row = Row(bots=BOTS_A_WORKER * workers)
@@ -221,22 +218,3 @@ def _most_in_time(
         return None
 
     return find_most(numbers_of_bots(by_cpu), in_time) or Carried(0, 0.0)
-
-
-@contextlib.contextmanager
-def _priority() -> Iterator[None]:
-    """Raised, also against other sessions: the workers of a fleet have one of their own each,
-    and where Linux shares the cores among sessions first, niceness counts within one only."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    _set_priority(PRIORITY)
-    try:
-        yield
-    finally:
-        _set_priority(before)
-
-
-def _set_priority(nice: int) -> None:
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
-    with contextlib.suppress(OSError):  # not allowed, or not built in
-        Path("/proc/self/autogroup").write_text(str(nice))
