@@ -27,8 +27,9 @@ class AudioClock(trio.abc.Clock):
     def __init__(self) -> None:
         self.wait: Wait | None = None
         """Of the hub to which audio flows, until it stops; None: nobody waits for audio."""
-        self.hurried_by: set[object] = set()
-        """Who has more to do in the next turn of the loop, which must not sleep before it."""
+        self.ticks: dict[object, float] = {}
+        """Who has something to do outside any task, and when: the loop sleeps until then at
+        most. As deadlines of Trio's they would cost more than the tick."""
 
     def start_clock(self) -> None:
         """There is nothing to start."""
@@ -41,8 +42,8 @@ class AudioClock(trio.abc.Clock):
         """How many seconds the loop may sleep now."""
         now_s = time.perf_counter()
         wait = self.wait
-        if self.hurried_by:
-            return 0.0
+        if self.ticks:
+            deadline = min(deadline, *self.ticks.values())
         if wait is None or deadline <= now_s:
             return deadline - now_s
         wait(now_s, deadline - now_s)

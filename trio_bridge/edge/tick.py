@@ -64,17 +64,22 @@ class TickingHub(Hub, trio.abc.Instrument):
         finally:
             trio.lowlevel.remove_instrument(self)
             if self._clock is not None:
-                self._clock.hurried_by.discard(self)
+                self._clock.ticks.pop(self, None)
 
     async def _tick(self) -> None:
         """Have the hook read now, and then every tick until there is nothing for a while."""
         self._due_s, self._quiet = trio.current_time(), 0
+        if self._clock is not None:
+            self._clock.ticks[self] = self._due_s
+            while self._due_s < math.inf:
+                await self._bell.wait()
+            return
         while self._due_s < math.inf:
             deadline_s = math.inf if self._ready else self._due_s
             # Here its deadline is the next tick's, which ends the loop's wait.
             with trio.CancelScope(deadline=deadline_s) as self._alarm:
                 while self._due_s < math.inf:
-                    if self._ready and self._clock is None:
+                    if self._ready:
                         await trio.lowlevel.checkpoint()
                     else:
                         await self._bell.wait()
@@ -97,14 +102,12 @@ class TickingHub(Hub, trio.abc.Instrument):
             self._set_next_tick(len(ready), now_s)
         self._ready = rest = ready[BATCH:]
         rest += self._serve(ready[:BATCH], now_s)
+        if self._clock is not None:  # told, it spares the hub's task a turn, some 30 us
+            self._clock.ticks[self] = now_s if rest else self._due_s
+            return
         self._alarm.deadline = math.inf if rest else self._due_s
-        if self._clock is None:
-            if rest:
-                self._bell.ring()
-        elif rest:  # told, the clock spares the hub's task a turn, some 30 us
-            self._clock.hurried_by.add(self)
-        else:
-            self._clock.hurried_by.discard(self)
+        if rest:
+            self._bell.ring()
 
     def _set_next_tick(self, found: int, now_s: float) -> None:
         gathered_s, self._looked_s = now_s - self._looked_s, now_s
