@@ -85,11 +85,13 @@ def run_trial(
     window_s: float,
     tls: Tls | None,
     margin_ns: int = SLEEP_MARGIN_NS,
+    real_time: bool = True,
 ) -> Figures:
     """Start ``candidate``, load it as ``row`` says, look at the clocks, end it.
 
-    A generator with a core of its own gets real-time priority where that is allowed, whatever
-    ``margin_ns`` is: what comes late is then the server's doing, or its core's.
+    ``real_time``: a generator with a core of its own gets real-time priority where that is
+    allowed, and another margin than ``margin_ns``: what comes late is then the server's doing,
+    or its core's.
 
     Raises:
         LinkError, ServerError, OSError: it failed under the load.
@@ -115,7 +117,8 @@ def run_trial(
                 for index in range(row.bots):  # one by one: on a failure, those are closed
                     bots.append(connect(server.port, index, client_tls))  # noqa: PERF401
                 meter = _Meter(server.pid, cores, bots)
-                with priority.real_time(cores.load not in cores.servers) as first_in_line:
+                alone = cores.load not in cores.servers
+                with priority.real_time(real_time and alone) as first_in_line:
                     sent = stream(
                         bots, row, frames, warm_up_s, window_s, meter.read,
                         margin_ns=REAL_TIME_MARGIN_NS if first_in_line else margin_ns,
