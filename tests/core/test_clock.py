@@ -6,8 +6,6 @@ import math
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from trio_bridge.clock import GRID_S, LATE_S, LOOKS_A_STRIKE, STRIKES_A_TURN, Clock
@@ -56,29 +54,6 @@ async def test_what_is_due_at_no_time_is_never_struck_and_keeps_nobody_else_wait
         nursery.cancel_scope.cancel()
     assert len(struck) == 1
     assert asked_s <= struck[0] <= asked_s + GRID_S + 1e-9
-
-
-@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=30))
-def test_nothing_is_struck_early_or_later_than_a_grid_step_and_all_in_the_order_of_their_times(
-    dues_s: list[float],
-) -> None:
-    struck = list[tuple[float, float]]()
-
-    async def main() -> None:
-        clock = Clock()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(clock.run)
-            start_s = trio.current_time()
-            for due_s in dues_s:
-                at_s = start_s + due_s
-                clock.at(at_s, lambda now_s, at_s=at_s: struck.append((at_s, now_s)))  # type: ignore[misc]
-            await trio.sleep(1e3 + 1)
-            nursery.cancel_scope.cancel()
-
-    trio.run(main, clock=MockClock(autojump_threshold=0))
-    assert [at_s for at_s, _ in struck] == sorted(at_s for at_s, _ in struck)
-    assert len(struck) == len(dues_s)
-    assert all(at_s <= now_s <= at_s + GRID_S + 1e-9 for at_s, now_s in struck)
 
 
 async def test_who_asks_again_while_struck_is_struck_again(autojump_clock: MockClock) -> None:
