@@ -19,19 +19,21 @@ def real_time(wanted: bool = True, level: int = LOWEST) -> Iterator[bool]:
 
     Whoever has it must sleep a twentieth of each second: else Linux stops him for as long.
     """
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    policy, param = os.sched_getscheduler(0), os.sched_getparam(0)
     raised = False
     if wanted:
         with contextlib.suppress(OSError):
             # Nothing that is started from here is to inherit it.
-            policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
-            os.sched_setscheduler(0, policy, os.sched_param(level))
+            first = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(0, first, os.sched_param(level))
             raised = True
     try:
         yield raised
     finally:
         if raised:
-            os.sched_setscheduler(0, *before)
+            os.sched_setscheduler(0, policy | os.SCHED_RESET_ON_FORK, param)
+            with contextlib.suppress(OSError):  # who has only a limit of rtprio may not
+                os.sched_setscheduler(0, policy, param)
 
 
 @contextlib.contextmanager

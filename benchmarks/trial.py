@@ -84,14 +84,13 @@ def run_trial(
     warm_up_s: float,
     window_s: float,
     tls: Tls | None,
-    margin_ns: int = SLEEP_MARGIN_NS,
-    real_time: bool = True,
+    punctual: bool = True,
 ) -> Figures:
     """Start ``candidate``, load it as ``row`` says, look at the clocks, end it.
 
-    ``real_time``: a generator with a core of its own gets real-time priority where that is
-    allowed, and another margin than ``margin_ns``: what comes late is then the server's doing,
-    or its core's.
+    A ``punctual`` generator has real-time priority on a core of its own, where that is allowed,
+    and elsewhere spins before each frame: what comes late is then the server's doing, or its
+    core's. Another takes no more of its core than it needs, and sends some 60 us late.
 
     Raises:
         LinkError, ServerError, OSError: it failed under the load.
@@ -118,10 +117,11 @@ def run_trial(
                     bots.append(connect(server.port, index, client_tls))  # noqa: PERF401
                 meter = _Meter(server.pid, cores, bots)
                 alone = cores.load not in cores.servers
-                with priority.real_time(real_time and alone) as first_in_line:
+                with priority.real_time(punctual and alone) as first_in_line:
+                    margin_ns = REAL_TIME_MARGIN_NS if first_in_line else SLEEP_MARGIN_NS
                     sent = stream(
                         bots, row, frames, warm_up_s, window_s, meter.read,
-                        margin_ns=REAL_TIME_MARGIN_NS if first_in_line else margin_ns,
+                        margin_ns=margin_ns if punctual else 0,
                     )  # fmt: skip
             finally:
                 for bot in bots:

@@ -225,8 +225,7 @@ def _most_in_time(
                 warm_up_s=0.5,
                 window_s=window_s,
                 tls=None,
-                margin_ns=0,
-                real_time=False,
+                punctual=False,
             )
         except (LinkError, ServerError) as error:
             sys.stderr.write(f"{candidate.name}, {bots} bots: {error}\n")

@@ -20,7 +20,7 @@ GRID_S = 0.02
 process, and is as much as a gap's silence comes late."""
 STRIKES_A_TURN = 16
 """Then other tasks get theirs: with hundreds of meetings a grid step has tens of strikes, of
-some 5 us each. A turn of the loop costs as much as three of them."""
+some 7 us each."""
 LOOKS_A_STRIKE = 8
 """What is more urgent comes first after each strike, so many times at most: a frame that waits
 for four of them is in the 99th percentile."""
@@ -46,7 +46,8 @@ class Clock:
         self._bell = Bell()
 
     def at(self, due_s: float, strike: Strike) -> None:
-        """Call ``strike`` once at ``due_s`` on Trio's clock, or up to `GRID_S` later."""
+        """Call ``strike`` once at ``due_s`` on Trio's clock, or up to `GRID_S` later; never if
+        that is infinite, as a limit of who embeds us may be."""
         if due_s == math.inf:
             return
         step = math.ceil(due_s / GRID_S)

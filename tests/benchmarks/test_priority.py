@@ -6,9 +6,18 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks import priority
 
 ASK = "import os; print(os.sched_getscheduler(0))"
+GIVE_UP = """
+import os
+from benchmarks import priority
+with priority.real_time():
+    os.setuid(65534)
+print(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
+"""
 
 
 def _policy() -> int:
@@ -33,3 +42,10 @@ def test_a_server_started_by_a_generator_at_real_time_priority_has_none() -> Non
     with priority.real_time():
         told = subprocess.run([sys.executable, "-c", ASK], capture_output=True, check=True)
     assert int(told.stdout) != os.SCHED_FIFO
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to give up")
+def test_who_may_raise_his_priority_but_not_clear_its_flag_has_his_own_again() -> None:
+    """A limit of ``rtprio``, as machines for audio have, allows the one and not the other."""
+    told = subprocess.run([sys.executable, "-c", GIVE_UP], capture_output=True, check=True)
+    assert int(told.stdout) == _policy()

@@ -1,8 +1,9 @@
 """A reader of audio sockets that lets frames gather: more latency, and fewer wake-ups.
 
 Every tick the sockets that have bytes are read in the hook that Trio calls right after its wait
-for I/O: whoever is woken by a frame then runs in this turn of the loop and not in the next. The
-tick is a deadline that ends the loop's wait but rarely a task's.
+for I/O: whoever is woken by a frame then runs in this turn of the loop and not in the next. An
+`AudioClock` is told when the next tick is; of any other clock's loop it is a deadline that ends
+the wait but rarely a task's.
 """
 
 from __future__ import annotations
