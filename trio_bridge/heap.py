@@ -21,8 +21,9 @@ GIVE_BACK_S = 60.0
 heap, of which 1 to 2 go back and are in use again by and by) and 0.6 ms with four hundred; to
 give back 130 MiB, 13 ms, once, when most meetings have gone."""
 DEAR_S = 0.002
-"""Of the processor. Where it took longer the last time, what begins does not wait for it until
-a minute has passed: with a heap of many GiB, or after a rush hour."""
+"""Of the processor. Where it took longer twice in a row, as with a heap of many GiB, what begins
+does not wait for it until a minute has passed. Once says nothing: there was a rush hour's to
+give back, or the machine stood still."""
 
 LARGE_BYTES = 128 << 10
 """From here on a block has pages of its own, which go back the moment it is freed. That is
@@ -56,11 +57,13 @@ def give_back() -> bool:
 class Heap:
     """What malloc has, as somebody looks after it whose things come and go."""
 
-    __slots__ = ("_dear_until_s", "_gone")
+    __slots__ = ("_dear", "_dear_until_s", "_gone")
 
     def __init__(self) -> None:
         self._gone = 0
         """How many were gone when it was tidied last."""
+        self._dear = 0
+        """How many times in a row it took long."""
         self._dear_until_s = -math.inf
 
     def tidy(self, gone: int) -> None:
@@ -68,8 +71,8 @@ class Heap:
         self._gone = gone
         began_s = time.thread_time()
         give_back()
-        dear = time.thread_time() - began_s > DEAR_S
-        self._dear_until_s = time.monotonic() + GIVE_BACK_S if dear else -math.inf
+        self._dear = self._dear + 1 if time.thread_time() - began_s > DEAR_S else 0
+        self._dear_until_s = time.monotonic() + GIVE_BACK_S if self._dear > 1 else -math.inf
 
     def tidy_for_another(self, gone: int) -> None:
         """One more begins: the same, if one has gone since and it is not dear."""
