@@ -21,9 +21,9 @@ GIVE_BACK_S = 60.0
 heap, of which 1 to 2 go back and are in use again by and by) and 0.6 ms with four hundred; to
 give back 130 MiB, 13 ms, once, when most meetings have gone."""
 DEAR_S = 0.002
-"""Of the processor. Where it took longer twice in a row, as with a heap of many GiB, what begins
-does not wait for it until a minute has passed. Once says nothing: there was a rush hour's to
-give back, or the machine stood still."""
+"""Of the processor. Where it took longer twice in a row, as with a heap of many GiB, what
+begins does not wait for it until a minute has passed. Once says nothing: there was a rush
+hour's to give back, or the machine stood still."""
 
 LARGE_BYTES = 128 << 10
 """From here on a block has pages of its own, which go back the moment it is freed. That is

@@ -89,11 +89,17 @@ class HubStream(RawStream):
         sink = self._sink
         if sink is None:
             return False
+        follower, asked = self.follower, self.max_bytes
         try:
-            room = self._hub.room
-            size = self.socket.recv_into(room, self.max_bytes)
-            data = bytes(room[:size])
-            follower = self.follower
+            if follower is not None and self._frame_bytes < asked:
+                # Nearly always there is one frame: it arrives where it is kept. One byte more
+                # says that there are others, which then come the other way.
+                asked = self._frame_bytes + 1
+                data = self.socket.recv(asked)
+            else:
+                room = self._hub.room
+                data = bytes(room[: self.socket.recv_into(room, asked)])
+            size = len(data)
             if (
                 follower is not None
                 and size == self._frame_bytes
@@ -112,7 +118,7 @@ class HubStream(RawStream):
         except Exception as exc:  # one connection's fault must not end the hub
             self._finish(outcome.Error(exc))
         else:
-            return size == self.max_bytes
+            return size == asked
         return False
 
     async def aclose(self) -> None:

@@ -16,10 +16,11 @@ from trio_bridge.bell import Bell
 from trio_bridge.edge.audio_clock import AudioClock
 from trio_bridge.edge.hub import BATCH, Hub
 
-FEW, LONGEST_TICK_S = 8, 0.0035
+FEW, LONGEST_TICK_S = 8, 0.004
 """While fewer sockets a tick have something (80 bots send 8), it is twice as long, up to this:
-a wake-up costs some 70 us before its first frame is heard, and few frames must not pay for many
-of them."""
+a wake-up costs some 70 us besides its frames, and few frames must not pay for many of them.
+Audio is in the agent's hands within 4.9 ms at p99 then: the process sleeps whole milliseconds,
+so a tick may come nearly one late, and takes half a one."""
 QUIET_TICKS = 20
 """Ticks without a byte after which the hub sleeps until there is one."""
 
