@@ -26,7 +26,7 @@ from trio_bridge.inflow import Inflow
 from trio_bridge.intake import Intake
 from trio_bridge.ledger import Ledger
 from trio_bridge.pacing import Playout
-from trio_bridge.stretch import Stretch
+from trio_bridge.stretch import LONG, Stretch
 from trio_bridge.unpack import ROOM_SAMPLES
 from trio_bridge.wire.frames import (
     AudioFrame,
@@ -47,12 +47,12 @@ scripts = st.lists(
 )
 
 
-def message(kind: str, n: int) -> bytes | str:
-    """The ``n``-th frame of a noisy stream."""
+def message(kind: str, n: int, length: int = 960) -> bytes | str:
+    """The ``n``-th frame of a noisy stream, of ``length`` samples unless ``kind`` is short."""
     if kind == "junk":
         return b"\x01\xff\xff"
     name = {"bob": "Bob", "own": "Helper"}.get(kind, "Ann")
-    noise = np.random.default_rng(n).integers(-9_000, 9_000, 480 if kind == "short" else 960)
+    noise = np.random.default_rng(n).integers(-9_000, 9_000, 480 if kind == "short" else length)
     frame = AudioFrame(name.lower(), name, noise.astype("<i2").tobytes())
     if kind == "text":
         return encode_legacy_frame(frame)
@@ -75,6 +75,8 @@ class Room:
     """May take the short way."""
     chunk_ms: int = 20
     rate_hz: int = 16_000
+    length: int = 960
+    """Samples of most frames."""
     now_s: float = 100.0
     events: list[object] = attrs.field(factory=list)
     kept: list[object] = attrs.field(factory=list)
@@ -137,7 +139,7 @@ class Room:
         if kind == "busy":
             self.ear._inner.idle = False
         channel = OLDER_CHANNEL if kind == "stale" else CHANNEL
-        said = message(kind, n)
+        said = message(kind, n, self.length)
         if isinstance(said, str):
             self.take(channel, said)
         else:
@@ -189,16 +191,21 @@ class Room:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    scripts, st.sampled_from(["mix", "speaker"]), st.booleans(), st.sampled_from([0, 20, 60])
+    scripts,
+    st.sampled_from(["mix", "speaker"]),
+    st.booleans(),
+    st.sampled_from([0, 20, 60]),
+    st.sampled_from([960, 4_800]),
 )
-@example([("ann", 1)] * 30 + [("gap", 0)] + [("ann", 0)] * 9, "mix", True, 20)
-@example([("ann", 1)] * 9 + [("say", 1)] + [("ann", 1)] * 20, "mix", False, 0)
-@example([("ann", 1), ("ann", 1), ("stale", 1), ("ann", 1)], "mix", False, 60)
+@example([("ann", 1)] * 30 + [("gap", 0)] + [("ann", 0)] * 9, "mix", True, 20, 960)
+@example([("ann", 1)] * 9 + [("say", 1)] + [("ann", 1)] * 20, "mix", False, 0, 960)
+@example([("ann", 1)] * 9 + [("say", 1)] + [("ann", 1)] * 20, "mix", False, 0, 4_800)
+@example([("ann", 1), ("ann", 1), ("stale", 1), ("ann", 1)], "mix", False, 60, 960)
 def test_the_short_way_hears_and_books_what_the_general_way_does(
-    script: list[Step], by: View, told: bool, chunk_ms: int
+    script: list[Step], by: View, told: bool, chunk_ms: int, length: int
 ) -> None:
-    short = Room(by, told, short=True, chunk_ms=chunk_ms)
-    general = Room(by, told, short=False, chunk_ms=chunk_ms)
+    short = Room(by, told, short=True, chunk_ms=chunk_ms, length=length)
+    general = Room(by, told, short=False, chunk_ms=chunk_ms, length=length)
     short.live(script)
     general.live(script)
     assert short.events == general.events
@@ -242,6 +249,21 @@ def test_what_piles_up_before_the_agent_runs_is_heard_as_if_it_had_run_each_time
         room.take_all()
         heard.append(room.events)
     assert heard[0] == heard[1]
+
+
+@pytest.mark.parametrize(("length", "waits"), [(960, True), (LONG - 1, True), (LONG, False)])
+def test_a_long_frame_is_resampled_where_it_is_read_and_a_short_one_waits_for_the_agent(
+    length: int, waits: bool
+) -> None:
+    room = Room("mix", told=False, short=True, chunk_ms=0, length=length)
+    inner = room.ear._inner
+    for n in range(10):
+        room.now_s += length / 48_000
+        room.take_all()
+        room.hear("ann", n)
+    assert room.shortened == 9
+    assert (inner.put_off is not None) == waits
+    assert bool(inner.ready) == (not waits)
 
 
 def test_speech_of_ours_ends_the_short_way_so_that_a_barge_in_is_noticed() -> None:
@@ -289,7 +311,7 @@ something in between."""
 
 beats = st.lists(
     st.tuples(
-        st.sampled_from([960] * 8 + [333, 480, 1_920, 77]),
+        st.sampled_from([960] * 8 + [4_800] * 3 + [333, 480, 1_920, 77]),
         st.sampled_from([0.02] * 8 + [0.0, 0.001, 1.0]),
         st.sampled_from([False] * 9 + [True]),
     ),
@@ -351,6 +373,7 @@ async def heard_by_an_agent(
 @given(beats, st.sampled_from([0, 10, 20, 100]), st.integers(0, 9))
 @example([(960, 0.02, False)] * 20, 20, 3)
 @example([(960, 0.02, n == 5) for n in range(12)], 20, 0)
+@example([(4_800, 0.1, n == 5) for n in range(12)], 0, 3)
 def test_with_its_own_iterator_an_agent_hears_the_short_way_what_it_does_the_general_way(
     script: list[Beat], chunk_ms: int, leaves_at: int
 ) -> None:

@@ -1343,6 +1343,28 @@ async def test_a_stream_without_a_hub_gives_everything_to_the_sink() -> None:
 LIKE = frame(BINARY, b"like" * 100)
 
 
+@pytest.mark.parametrize("tick_s", [0.0, 0.01])
+@pytest.mark.parametrize("behind", [b"l", b"like 2", b"like 2like 3other!", b"x" * READ_BYTES])
+async def test_what_has_come_behind_a_followers_frame_is_read_then_and_in_order(
+    behind: bytes, tick_s: float, autojump_clock: MockClock
+) -> None:
+    """It is not seen by the follower, whose frames come one by one."""
+    autojump_clock.autojump_threshold = math.inf
+    async with reading(tick_s) as (hub, dialler):
+        client, server = await dialler.pair(hub)
+        sink, follower = Sink(), Follower()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.read_into, sink, AT_MOST)
+            await wait_all_tasks_blocked()
+            server.follow(follower, 6, 100)
+            await client.send_all(b"like 1" + behind)
+            await until(lambda: len(sink.got) == 6 + len(behind))
+            assert trio.current_time() == 0
+            nursery.cancel_scope.cancel()
+    assert sink.got == b"like 1" + behind
+    assert not follower.taken
+
+
 class Masked(Follower):
     """Takes `LIKE`, masked as it comes."""
 
