@@ -44,7 +44,8 @@ class HubStream(RawStream):
     """A raw socket whose `read_into` is done by a `Hub`."""
 
     __slots__ = (
-        "_frame_bytes", "_hub", "_most", "_sink", "_spare", "_task", "follower", "max_bytes",
+        "_alone", "_frame_bytes", "_hub", "_most", "_sink", "_spare", "_task", "follower",
+        "max_bytes",
     )  # fmt: skip
 
     def __init__(self, stream: trio.SocketStream, hub: Hub) -> None:
@@ -55,6 +56,8 @@ class HubStream(RawStream):
         self._task: trio.lowlevel.Task | None = None
         self.follower: Follower | None = None
         self._frame_bytes = self._most = self._spare = 0
+        self._alone = False
+        """What was read last was one frame, so that the next may be, too."""
 
     def follow(self, follower: Follower, frame_bytes: int, most: int) -> None:
         self.follower, self._frame_bytes = follower, frame_bytes
@@ -91,9 +94,9 @@ class HubStream(RawStream):
             return False
         follower, asked = self.follower, self.max_bytes
         try:
-            if follower is not None and self._frame_bytes < asked:
-                # Nearly always there is one frame: it arrives where it is kept. One byte more
-                # says that there are others, which then come the other way.
+            if follower is not None and self._alone and self._frame_bytes < asked:
+                # It arrives where it is kept. One byte more says that there are others, which
+                # then come the other way.
                 asked = self._frame_bytes + 1
                 data = self.socket.recv(asked)
             else:
@@ -118,6 +121,7 @@ class HubStream(RawStream):
         except Exception as exc:  # one connection's fault must not end the hub
             self._finish(outcome.Error(exc))
         else:
+            self._alone = size == self._frame_bytes
             return size == asked
         return False
 
