@@ -148,7 +148,7 @@ class Stretch:
             return []
         held = len(masked) * length
         parcel, strand = self._parcel, self._strand
-        events: list[HeardEvent] = []
+        events = strand.go_on(parcel.take())
         while masked:
             events += strand.go_on(parcel.take())
         self._needed = needed = (self._needed - held) % self._step or self._step

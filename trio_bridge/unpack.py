@@ -116,7 +116,7 @@ class _Unpacker:
     """Unpacks frames whose samples lie alike. Not for two threads."""
 
     __slots__ = (
-        "_channels", "_desks", "_each", "_length", "_masked", "_plain", "_raw", "_rows",
+        "_channels", "_desks", "_length", "_masked", "_plain", "_raw", "_rows",
         "_size", "_wide", "most",
     )  # fmt: skip
 
@@ -133,7 +133,6 @@ class _Unpacker:
         self._desks: dict[int, _Desk] = {}
         """By where in a frame the words begin."""
         self._plain = np.empty((self.most, words), _WORD)
-        self._each = list(self._plain)
         """A row for each frame, unmasked."""
         self._wide = np.empty((self.most, length), np.float32)
         self._rows: dict[int, _Rows] = {}
@@ -144,7 +143,7 @@ class _Unpacker:
         rows = self._rows.get(len(frames)) or self._new_rows(len(frames))
         whole, key = self._desks.get(at) or self._new_desk(at)
         masked = self._masked
-        for frame, row in zip(frames, self._each, strict=False):
+        for frame, row in zip(frames, rows.words, strict=True):
             whole[:] = frame
             np.bitwise_xor(masked, key, row)
         samples = rows.samples
@@ -156,13 +155,15 @@ class _Unpacker:
         return mono
 
     def _new_rows(self, count: int) -> _Rows:
-        plain, wide = self._plain[:count], self._wide[:count]
+        # One alone stays where it was masked: there is less to touch.
+        plain = self._plain[:count] if count > 1 else self._masked.reshape(1, -1)
+        wide = self._wide[:count]
         data: npt.NDArray[np.uint8] = plain.view(np.uint8)
         pcm = data[:, self._size - 2 * self._length : self._size].view(_PCM16)
         samples = wide.reshape(-1)
         if pcm.flags.c_contiguous:  # numpy is quicker with one dimension
             pcm, wide = pcm.reshape(-1), samples
-        rows = self._rows[count] = _Rows(pcm, wide, samples)
+        rows = self._rows[count] = _Rows(list(plain), pcm, wide, samples)
         return rows
 
     def _new_desk(self, at: int) -> _Desk:
@@ -179,6 +180,8 @@ class _Unpacker:
 class _Rows(NamedTuple):
     """The first few rows."""
 
+    words: list[_Words]
+    """Where each frame's are unmasked."""
     pcm: npt.NDArray[np.int16]
     """What is in their words."""
     wide: Samples

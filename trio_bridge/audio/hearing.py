@@ -205,11 +205,13 @@ class Strand:
 
     def go_on(self, samples: Samples) -> list[HeardEvent]:
         """Feed ``samples`` for which `goes_on` holds. They are lent: nothing keeps them."""
-        events: list[HeardEvent] = []
         self.expected += len(samples)
         resampled = self._resampler.process(samples)
         if resampled is samples:
             resampled = samples.copy()
+        if self._chunk == 0 and self._vad is None:  # `_take` with less ado
+            return [self._chunk_of(resampled)] if len(resampled) else []
+        events: list[HeardEvent] = []
         self._take(resampled, self._may_start, events)
         return events
 
@@ -235,7 +237,7 @@ class Strand:
     def finish(self, events: list[HeardEvent]) -> None:
         self._take(self._resampler.finish(), False, events)
         if self._chunk is not None and self._pending_length:
-            self._give(self._pending_length, np.concatenate(self._pending), events)
+            events.append(self._chunk_of(np.concatenate(self._pending)))
             self._pending, self._pending_length = [], 0
         if self._vad is not None:
             self._report(self._vad.finish(), events)
@@ -247,7 +249,7 @@ class Strand:
             self._report(self._vad.feed(samples, may_start=may_start), events)
         if not self._chunk:
             if self._chunk is not None:
-                self._give(len(samples), samples, events)
+                events.append(self._chunk_of(samples))
             return
         self._pending.append(samples)
         self._pending_length += len(samples)
@@ -256,19 +258,20 @@ class Strand:
         data = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
         at = 0
         while self._pending_length - at >= self._chunk:
-            self._give(self._chunk, data[at : at + self._chunk], events)
+            events.append(self._chunk_of(data[at : at + self._chunk]))
             at += self._chunk
         self._pending = [data[at:]]
         self._pending_length -= at
 
-    def _give(self, length: int, samples: Samples, events: list[HeardEvent]) -> None:
-        start_s = self._start / RATE_HZ + self._given / self._rate_hz
-        if len(self._labels) == 1:
-            speaker = self._labels[0][1]
+    def _chunk_of(self, samples: Samples) -> AudioChunk:
+        """The next chunk; they are given in order."""
+        given, labels, rate_hz = self._given, self._labels, self._rate_hz
+        self._given = given + len(samples)
+        if len(labels) == 1:
+            speaker = labels[0][1]
         else:
-            speaker = self._label_at(self._index(self._given + length // 2))
-        self._given += length
-        events.append(AudioChunk(speaker, samples, self._rate_hz, start_s))
+            speaker = self._label_at(self._index(given + len(samples) // 2))
+        return AudioChunk(speaker, samples, rate_hz, self._start / RATE_HZ + given / rate_hz)
 
     def _report(self, found: list[VadEvent], events: list[HeardEvent]) -> None:
         for event in found:
