@@ -71,7 +71,7 @@ class InnerEar:
         default=attrs.Factory(_new_notes, takes_self=True), init=False
     )
     ready: list[object] = attrs.field(factory=list, init=False)
-    """Events made and not given yet: those of one piece at most."""
+    """Events made and not given yet: of one piece, or of what one read brought."""
     bell: Bell = attrs.field(
         default=attrs.Factory(lambda inner: inner.audio.bell, takes_self=True), init=False
     )

@@ -23,7 +23,7 @@ give back 130 MiB, 13 ms, once, when most meetings have gone."""
 DEAR_S = 0.002
 """Of the processor. Where it took longer twice in a row, as with a heap of many GiB, what
 begins does not wait for it until a minute has passed. Once says nothing: there was a rush
-hour's to give back, or the machine stood still."""
+hour's to give back, or a hypervisor took the processor, whose time counts as the machine's."""
 
 LARGE_BYTES = 128 << 10
 """From here on a block has pages of its own, which go back the moment it is freed. That is

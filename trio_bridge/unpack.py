@@ -116,7 +116,7 @@ class _Unpacker:
     """Unpacks frames whose samples lie alike. Not for two threads."""
 
     __slots__ = (
-        "_channels", "_desks", "_length", "_masked", "_plain", "_raw", "_rows",
+        "_channels", "_desks", "_each", "_length", "_masked", "_plain", "_raw", "_rows",
         "_size", "_wide", "most",
     )  # fmt: skip
 
@@ -128,12 +128,13 @@ class _Unpacker:
         """Frames at once."""
         words = -(-self._size // KEY_BYTES)
         self._raw = bytearray(WORDS_AT + words * KEY_BYTES)
-        """Room for a masked frame, one after the other."""
+        """Room for a masked frame, one after the other; a lone one is unmasked there, too."""
         self._masked = np.ndarray(words, _WORD, self._raw, WORDS_AT)
         self._desks: dict[int, _Desk] = {}
         """By where in a frame the words begin."""
         self._plain = np.empty((self.most, words), _WORD)
-        """A row for each frame, unmasked."""
+        self._each = list(self._plain)
+        """A row for each frame of several, unmasked."""
         self._wide = np.empty((self.most, length), np.float32)
         self._rows: dict[int, _Rows] = {}
         """By how many they are."""
@@ -155,15 +156,17 @@ class _Unpacker:
         return mono
 
     def _new_rows(self, count: int) -> _Rows:
-        # One alone stays where it was masked: there is less to touch.
-        plain = self._plain[:count] if count > 1 else self._masked.reshape(1, -1)
+        # A lone one stays where it was masked: there is less to touch.
+        lone = count == 1
+        plain = self._masked.reshape(1, -1) if lone else self._plain[:count]
+        words = [self._masked] if lone else self._each[:count]
         wide = self._wide[:count]
         data: npt.NDArray[np.uint8] = plain.view(np.uint8)
         pcm = data[:, self._size - 2 * self._length : self._size].view(_PCM16)
         samples = wide.reshape(-1)
         if pcm.flags.c_contiguous:  # numpy is quicker with one dimension
             pcm, wide = pcm.reshape(-1), samples
-        rows = self._rows[count] = _Rows(list(plain), pcm, wide, samples)
+        rows = self._rows[count] = _Rows(words, pcm, wide, samples)
         return rows
 
     def _new_desk(self, at: int) -> _Desk:
@@ -178,7 +181,7 @@ class _Unpacker:
 
 
 class _Rows(NamedTuple):
-    """The first few rows."""
+    """Some frames at once."""
 
     words: list[_Words]
     """Where each frame's are unmasked."""

@@ -181,7 +181,7 @@ async def test_a_meeting_that_begins_after_another_ended_finds_the_heap_given_ba
         assert len(times_s) == 1
 
 
-def test_where_giving_back_takes_long_what_begins_does_not_wait_for_it_for_a_minute(
+def test_where_giving_back_takes_long_twice_in_a_row_what_begins_does_not_wait_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now_s, lasts_s, times = 0.0, 0.001, 0

@@ -21,7 +21,7 @@ from trio_bridge.clock import STRIKES_A_TURN, Clock
 from trio_bridge.edge import Edge, EdgeLimits, Socket
 from trio_bridge.edge.audio_clock import AudioClock
 from trio_bridge.edge.gate import LUMPS
-from trio_bridge.edge.hub import BATCH, QUIET_S, RESTLESS_S, Hub, HubStream
+from trio_bridge.edge.hub import BATCH, HEAD, QUIET_S, RESTLESS_S, Hub, HubStream
 from trio_bridge.edge.tick import LONGEST_TICK_S, QUIET_TICKS, TickingHub
 from trio_bridge.edge.transport import READ_BYTES, RawStream
 
@@ -1344,12 +1344,15 @@ LIKE = frame(BINARY, b"like" * 100)
 
 
 @pytest.mark.parametrize("tick_s", [0.0, 0.01])
-@pytest.mark.parametrize("behind", [b"l", b"like 2", b"like 2like 3other!", b"x" * READ_BYTES])
-async def test_what_has_come_behind_a_followers_frame_is_read_then_and_in_order(
+@pytest.mark.parametrize(
+    "behind", [b"l", b"like", b"like 2", b"like 2like 3other!", b"x" * READ_BYTES]
+)
+async def test_what_comes_behind_a_lone_frame_is_read_in_the_same_tick_and_in_order(
     behind: bytes, tick_s: float, autojump_clock: MockClock
 ) -> None:
-    """It is not seen by the follower, whose frames come one by one."""
+    """No more than its head at first: the frame lies in memory that had to be guessed."""
     autojump_clock.autojump_threshold = math.inf
+    sent = b"like 1" + behind
     async with reading(tick_s) as (hub, dialler):
         client, server = await dialler.pair(hub)
         sink, follower = Sink(), Follower()
@@ -1357,12 +1360,17 @@ async def test_what_has_come_behind_a_followers_frame_is_read_then_and_in_order(
             nursery.start_soon(server.read_into, sink, AT_MOST)
             await wait_all_tasks_blocked()
             server.follow(follower, 6, 100)
-            await client.send_all(b"like 1" + behind)
-            await until(lambda: len(sink.got) == 6 + len(behind))
-            assert trio.current_time() == 0
+            await client.send_all(b"like 0")
+            await until(lambda: len(follower.taken) == 1)
+            await client.send_all(sent)
+            await wait_all_tasks_blocked()
+            autojump_clock.jump(tick_s)
+            # The time stands still, so there is no other tick.
+            await until(lambda: len(sink.got) == len(sent))
             nursery.cancel_scope.cancel()
-    assert sink.got == b"like 1" + behind
-    assert not follower.taken
+    assert len(follower.taken) == 1
+    assert sink.got == sent
+    assert sink.reads[0] == sent[: 6 + HEAD]
 
 
 class Masked(Follower):
@@ -1445,6 +1453,23 @@ async def test_beside_a_follower_everything_else_is_heard_however_it_comes() -> 
         await peer.send(LIKE + frame(CLOSE, struct.pack("!H", 1000)))
         assert await peer.close_code() == 1000
         assert len(follower.taken) + len(heard) == total + 3
+
+
+async def test_frames_that_pile_up_behind_a_lone_one_are_taken_like_it(
+    autojump_clock: MockClock,
+) -> None:
+    """The general way costs four times as much, and there is most to do just then."""
+    autojump_clock.autojump_threshold = math.inf
+    follower = Masked()
+    async with followed(follower, EdgeLimits()) as (peer, heard, _):
+        total = 1
+        for frames in (1, 8, 1, 2, 1, 8):
+            await peer.send(LIKE * frames)
+            total += frames
+            await until(lambda total=total: len(follower.taken) + len(heard) > total)  # type: ignore[misc]
+        await peer.send(frame(TEXT, b"x"))
+        assert await peer.read() == (TEXT, b"echo x")
+    assert len(heard) == 1
 
 
 async def test_a_follower_that_raises_ends_its_own_connection_with_1011(

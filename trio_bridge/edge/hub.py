@@ -36,6 +36,8 @@ RESTLESS_S = 0.005
 QUIET_S = 0.003
 """So long after the last audio the loop sleeps as usual until there is some: 25 bots at 20 ms
 are as quiet for 2 % of the time."""
+HEAD = 4
+"""Bytes of a WebSocket frame with a 16-bit length (RFC 6455 §5.2) that tell its length."""
 
 Sink = Callable[[bytes], bool]
 
@@ -84,7 +86,8 @@ class HubStream(RawStream):
         return alive
 
     def serve(self, now_s: float) -> bool:
-        """Read what there is, `READ_BYTES` at most, and hand it on; whether there may be more.
+        """Read what there is, `max_bytes` at most or little more than the frame that is likely,
+        and hand it on; whether there may be more.
         Called by the hub; never waits.
 
         What sink or follower raise is their own reader's, unless it is no `Exception`.
@@ -94,10 +97,11 @@ class HubStream(RawStream):
             return False
         follower, asked = self.follower, self.max_bytes
         try:
-            if follower is not None and self._alone and self._frame_bytes < asked:
-                # It arrives where it is kept. One byte more says that there are others, which
-                # then come the other way.
-                asked = self._frame_bytes + 1
+            if follower is not None and self._alone and self._frame_bytes + HEAD <= asked:
+                # It arrives where it is kept, in memory that is given back but for a few bytes
+                # of the same block. More than one fills it: the rest then comes as usual, and
+                # the cutter knows by its head that the next one is like it.
+                asked = self._frame_bytes + HEAD
                 data = self.socket.recv(asked)
             else:
                 room = self._hub.room

@@ -20,7 +20,7 @@ FEW, LONGEST_TICK_S = 8, 0.004
 """While fewer sockets a tick have something (80 bots send 8), it is twice as long, up to this:
 a wake-up costs some 70 us besides its frames, and few frames must not pay for many of them.
 Audio is in the agent's hands within 4.9 ms at p99 then: the process sleeps whole milliseconds,
-so a tick may come nearly one late, and takes half a one."""
+so a tick may come up to one of them late, and a crowd's takes half a millisecond."""
 QUIET_TICKS = 20
 """Ticks without a byte after which the hub sleeps until there is one."""
 
