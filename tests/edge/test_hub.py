@@ -20,8 +20,9 @@ from trio_bridge.bell import WOKEN, Bell
 from trio_bridge.clock import STRIKES_A_TURN, Clock
 from trio_bridge.edge import Edge, EdgeLimits, Socket
 from trio_bridge.edge.audio_clock import AudioClock
+from trio_bridge.edge.frames import SHORT_HEAD_BYTES
 from trio_bridge.edge.gate import LUMPS
-from trio_bridge.edge.hub import BATCH, HEAD, QUIET_S, RESTLESS_S, Hub, HubStream
+from trio_bridge.edge.hub import BATCH, QUIET_S, RESTLESS_S, Hub, HubStream
 from trio_bridge.edge.tick import LONGEST_TICK_S, QUIET_TICKS, TickingHub
 from trio_bridge.edge.transport import READ_BYTES, RawStream
 
@@ -1370,7 +1371,7 @@ async def test_what_comes_behind_a_lone_frame_is_read_in_the_same_tick_and_in_or
             nursery.cancel_scope.cancel()
     assert len(follower.taken) == 1
     assert sink.got == sent
-    assert sink.reads[0] == sent[: 6 + HEAD]
+    assert sink.reads[0] == sent[: 6 + SHORT_HEAD_BYTES]
 
 
 class Masked(Follower):

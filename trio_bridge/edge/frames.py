@@ -26,8 +26,10 @@ _CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 
 """Registered codes that may be on the wire and that wsproto knows; 3000-4999 are free."""
 
 _WORD = np.dtype("<u8")
-_SHORT_START = 8
-"""Where the payload begins behind a 16-bit length and a key: any frame of real audio."""
+SHORT_HEAD_BYTES = 4
+"""Of a frame with a 16-bit length (RFC 6455 §5.2), before its key: any frame of real audio."""
+_SHORT_START = SHORT_HEAD_BYTES + 4
+"""Where its payload begins."""
 _NONE = 1 << 62
 """A length that no frame has."""
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")

@@ -23,6 +23,7 @@ import trio
 from trio_bridge.bell import WOKEN, Bell
 from trio_bridge.edge.audio_clock import AudioClock
 from trio_bridge.edge.follower import Follower
+from trio_bridge.edge.frames import SHORT_HEAD_BYTES
 from trio_bridge.edge.transport import READ_BYTES, RawStream
 
 BATCH = 16
@@ -36,8 +37,6 @@ RESTLESS_S = 0.005
 QUIET_S = 0.003
 """So long after the last audio the loop sleeps as usual until there is some: 25 bots at 20 ms
 are as quiet for 2 % of the time."""
-HEAD = 4
-"""Bytes of a WebSocket frame with a 16-bit length (RFC 6455 §5.2) that tell its length."""
 
 Sink = Callable[[bytes], bool]
 
@@ -97,11 +96,15 @@ class HubStream(RawStream):
             return False
         follower, asked = self.follower, self.max_bytes
         try:
-            if follower is not None and self._alone and self._frame_bytes + HEAD <= asked:
-                # It arrives where it is kept, in memory that is given back but for a few bytes
-                # of the same block. More than one fills it: the rest then comes as usual, and
-                # the cutter knows by its head that the next one is like it.
-                asked = self._frame_bytes + HEAD
+            if (
+                follower is not None
+                and self._alone
+                and self._frame_bytes + SHORT_HEAD_BYTES <= asked
+            ):
+                # It arrives where it is kept, with nothing to give back but a few bytes of the
+                # same block (see `read_now`). Should there be more than one, this is full: the
+                # rest then comes as usual, and the next one's head told the cutter its length.
+                asked = self._frame_bytes + SHORT_HEAD_BYTES
                 data = self.socket.recv(asked)
             else:
                 room = self._hub.room
