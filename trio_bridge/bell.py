@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Generator
+from typing import TypeVar, final
 
+import outcome
 import trio
+
+Result = TypeVar("Result")
+
+
+@final
+class Nothing(outcome.Outcome[None]):
+    """What a woken task gets: None, as often as is liked.
+
+    An `outcome.Value` is good for one task only, and a new one for each frame is 3 % of it.
+    """
+
+    __slots__ = ()
+
+    def unwrap(self) -> None:
+        """There is nothing to return or to raise."""
+
+    def send(self, gen: Generator[Result, None, object]) -> Result:
+        return gen.send(None)
+
+    async def asend(self, agen: AsyncGenerator[Result, None]) -> Result:
+        return await agen.asend(None)
+
+
+_NOTHING = Nothing()
 
 
 class Woken:
@@ -52,12 +78,12 @@ class Bell:
             return
         self._first = None
         WOKEN.tasks += 1
-        trio.lowlevel.reschedule(task)
+        trio.lowlevel.reschedule(task, _NOTHING)
         if self._others:
             others, self._others = self._others, ()
             WOKEN.tasks += len(others)
             for task in others:
-                trio.lowlevel.reschedule(task)
+                trio.lowlevel.reschedule(task, _NOTHING)
 
     async def wait(self) -> None:
         """Sleep until the next ring. On `trio.Cancelled` nothing has happened."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import AsyncGenerator, Generator
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_bridge.bell import WOKEN, Bell
+from trio_bridge.bell import WOKEN, Bell, Nothing
 
 
 @pytest.mark.parametrize("leaves", [(), (0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])
@@ -75,3 +76,25 @@ async def test_what_a_wake_needs_is_the_task_that_waits(autojump_clock: MockCloc
     del task, nursery
     gc.collect()
     assert gone() is None
+
+
+async def test_what_the_woken_get_is_nothing_however_often_it_is_unwrapped_or_sent() -> None:
+    nothing, got = Nothing(), list[object]()
+
+    def generator() -> Generator[int, None, None]:
+        while True:
+            got.append((yield len(got)))
+
+    async def asynchronous() -> AsyncGenerator[int, None]:
+        while True:
+            got.append((yield len(got)))
+
+    steps, later = generator(), asynchronous()
+    assert next(steps) == 0
+    assert await anext(later) == 0
+    for n in (1, 3):
+        nothing.unwrap()
+        assert nothing.send(steps) == n
+        assert await nothing.asend(later) == n + 1
+    await later.aclose()
+    assert got == [None] * 4
