@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "trio_bridge"
 LAYERS = (
-    {"errors", "log", "admission", "watchdog", "heap", "spool", "bell"},
+    {"errors", "log", "admission", "watchdog", "heap", "spool", "bell"} | {"loop_turns"},
     {"clock"},
     {"wire", "audio", "setting", "limits", "config", "edge", "routes", "tokens", "tls"},
     {"door", "pulse", "lanes", "given", "turns", "pacing", "bargein", "intake", "attendance"}
@@ -41,7 +41,7 @@ MAY_ONLY_USE = {
     "audio": {"audio", "errors", "heap"},
     "config": {"config", "setting", "limits", "errors"},
     "tokens": {"tokens", "errors"},
-    "edge": {"edge", "errors", "log", "clock", "bell"},
+    "edge": {"edge", "errors", "log", "clock", "bell", "loop_turns"},
     "agents": {"agents", "audio", "errors", "meeting"},
     "simulator": {"simulator", "audio", "errors", "wire"},
 }

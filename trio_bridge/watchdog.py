@@ -1,9 +1,8 @@
 """Who blocks the event loop: a thread that looks when nothing in the loop can.
 
-The loop says when a turn of it begins and ends (Trio's hooks around its wait for I/O), which
-wakes nobody and costs a microsecond a turn. The thread sleeps as long as no turn could be too
-long, five times a second by default; what it then sees running is what blocks. One watchdog a
-loop, however many servers run in it.
+The loop says when a turn of it begins (see `loop_turns`). The thread sleeps as long as no turn
+could be too long, five times a second by default; what it then sees running is what blocks. One
+watchdog a loop, however many servers run in it.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import attrs
 import trio
 
 from trio_bridge.log import Throttle
+from trio_bridge.loop_turns import LoopTurns
 
 log = logging.getLogger(__name__)
 
@@ -72,35 +72,11 @@ class Sight:
         return {name: value for name, value in found.items() if value is not None}
 
 
-class Turns(trio.abc.Instrument):
-    """When the loop's turn under way began; called by Trio, in the loop's thread."""
-
-    def __init__(self) -> None:
-        self.began_s = time.perf_counter()
-        """0 while the loop waits for something to happen."""
-        self.reported_s = _NEVER
-        """The turn that was reported, by when it began; its end is to be as well."""
-
-    def after_io_wait(self, timeout: float) -> None:
-        self.began_s = time.perf_counter()
-
-    def before_io_wait(self, timeout: float) -> None:
-        began_s, self.began_s = self.began_s, 0.0
-        if began_s == self.reported_s:
-            self.say_end(began_s)
-
-    def say_end(self, began_s: float) -> None:
-        self.reported_s = _NEVER
-        lasted_ms = round(1000 * (time.perf_counter() - began_s))
-        with suppress(Exception):  # of a program's log handler; Trio would drop us for it
-            log.warning("event loop runs again", extra={"blocked_ms": lasted_ms})
-
-
 class Watchdog:
     """The thread and what it looks at. Made, joined and left in the loop's own thread."""
 
     def __init__(self) -> None:
-        self._turns = Turns()
+        self._turns = LoopTurns(_say_end)
         self._limits_s: list[float] = []
         self._seen_s = _NEVER
         """The turn that was looked at last, by when it began."""
@@ -111,8 +87,9 @@ class Watchdog:
 
     def join(self, limit_s: float) -> None:
         self._limits_s.append(limit_s)
+        self._turns.limit_s = min(self._limits_s)
+        self._turns.open()
         if self._thread is None:
-            trio.lowlevel.add_instrument(self._turns)
             self._thread = threading.Thread(
                 target=self._watch, name="trio_bridge watchdog", daemon=True
             )
@@ -120,11 +97,12 @@ class Watchdog:
 
     def leave(self, limit_s: float) -> None:
         self._limits_s.remove(limit_s)
+        self._turns.limit_s = min(self._limits_s, default=0.0)
         if self._limits_s or self._thread is None:
             return
         self._stop.set()
-        with suppress(KeyError, RuntimeError):  # the run has crashed, and we are its rubbish
-            trio.lowlevel.remove_instrument(self._turns)
+        self._turns.close()
+        with suppress(RuntimeError):  # the run has crashed, and we are its rubbish
             _dog.set(None)
         self._thread.join(FAREWELL_S)
 
@@ -151,12 +129,18 @@ class Watchdog:
         sight = look_at(self._loop_thread)
         if sight is None or turns.began_s != began_s:
             return  # it has just gone on
-        turns.reported_s = began_s
+        turns.awaited_s = began_s
         more = {"more_before": self._throttle.take_suppressed()}
         fields = {"blocked_ms": round(1000 * ran_s), **sight.fields, **more}
         log.warning("event loop is blocked", extra=fields)
-        if turns.began_s != began_s and turns.reported_s == began_s:
-            turns.say_end(began_s)  # it went on before it could know
+        if turns.began_s != began_s and turns.awaited_s == began_s:
+            turns.end_awaited(began_s)  # it went on before it could know
+
+
+def _say_end(began_s: float) -> None:
+    lasted_ms = round(1000 * (time.perf_counter() - began_s))
+    with suppress(Exception):  # of a program's log handler: it harms neither loop nor thread
+        log.warning("event loop runs again", extra={"blocked_ms": lasted_ms})
 
 
 _dog: trio.lowlevel.RunVar[Watchdog | None] = trio.lowlevel.RunVar("watchdog")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 
 import pytest
 import trio
@@ -125,3 +126,110 @@ async def test_strikes_that_are_late_come_before_what_is_more_urgent(
     assert len(struck) == 1_000
     assert len(looks) <= (LATE_S / GRID_S + 1) * LOOKS_A_STRIKE
     assert struck[-1] > looks[-1], "not the time when the first of them was due"
+
+
+async def test_what_another_strikes_in_time_does_not_wake_the_clock() -> None:
+    clock, struck, steps = Clock(), list[float](), 0
+
+    class Steps(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            nonlocal steps
+            steps += task.name.endswith("Clock.run")
+
+    def strike(now_s: float) -> None:
+        struck.append(now_s)
+        clock.at(now_s + 0.1, strike)
+
+    async with trio.open_nursery() as nursery:
+        clock.at(trio.current_time(), strike)
+        nursery.start_soon(clock.run)
+        await trio.sleep(0.05)
+        counter = Steps()
+        trio.lowlevel.add_instrument(counter)
+        with clock.left_to_another(slack_s=0.01):
+            for _ in range(50):
+                await trio.sleep(0.005)
+                if clock.next_s <= trio.current_time():
+                    clock.strike_one(trio.current_time())
+        before = len(struck)
+        assert before == 3
+        assert steps == 0
+        await trio.sleep(1)
+        trio.lowlevel.remove_instrument(counter)
+        nursery.cancel_scope.cancel()
+    assert len(struck) - before >= 8, "when he is gone it strikes again"
+
+
+async def test_when_the_other_is_gone_what_was_left_to_him_is_struck_in_time() -> None:
+    clock, struck = Clock(), list[float]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(clock.run)
+        due_s = trio.current_time() + 1.0
+        with clock.left_to_another(slack_s=100.0):
+            clock.at(due_s, struck.append)
+            await trio.sleep(0.5)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert len(struck) == 1
+    assert due_s <= struck[0] <= due_s + GRID_S + 1e-9
+
+
+async def test_what_another_strikes_between_two_turns_of_the_clock_is_struck_once() -> None:
+    clock, struck = Clock(), list[float]()
+
+    async def other() -> None:
+        while len(struck) < STRIKES_A_TURN:
+            await trio.lowlevel.checkpoint()
+        while clock.next_s <= trio.current_time():
+            clock.strike_one(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(STRIKES_A_TURN + 5):
+            clock.at(trio.current_time(), struck.append)
+        nursery.start_soon(clock.run)
+        nursery.start_soon(other)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert len(struck) == STRIKES_A_TURN + 5
+
+
+async def test_a_strike_that_raises_leaves_the_others_for_their_times() -> None:
+    clock, struck = Clock(), list[float]()
+
+    def fail(_: float) -> None:
+        raise ZeroDivisionError
+
+    now_s = trio.current_time()
+    clock.at(now_s, fail)
+    clock.at(now_s + 10, struck.append)
+    with pytest.raises(ZeroDivisionError):
+        await clock.run()
+    assert clock.next_s >= now_s + 10
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(clock.run)
+        await trio.sleep(11)
+        nursery.cancel_scope.cancel()
+    assert len(struck) == 1
+    assert struck[0] >= now_s + 10
+
+
+async def test_a_strike_sees_what_the_clocks_task_inherited_whoever_strikes() -> None:
+    seen, mine = list[str](), ContextVar("mine", default="nobody's")
+    clock = Clock()
+
+    def strike(_: float) -> None:
+        seen.append(mine.get())
+
+    mine.set("the server's")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(clock.run)
+        await trio.sleep(1)
+        mine.set("another's")
+        clock.at(trio.current_time(), strike)
+        await trio.sleep(1)
+        with clock.left_to_another(slack_s=1.0):
+            clock.at(trio.current_time(), strike)
+            await trio.sleep(GRID_S)
+            clock.strike_one(trio.current_time())
+        nursery.cancel_scope.cancel()
+    assert seen == ["the server's"] * 2

@@ -859,6 +859,109 @@ async def test_told_to_poll_the_loop_looks_for_so_long_before_it_waits(
     assert asked.waits_ms == waits_ms
 
 
+@pytest.mark.parametrize(
+    ("poll_s", "waits_ms"), [(0.0, [0.5, 0.3, 0.1, 0, 0]), (0.001, [0] * 5)]
+)
+async def test_what_is_due_meanwhile_is_struck_at_once_one_by_one_where_there_is_no_audio(
+    clock: AudioClock, poll_s: float, waits_ms: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meetings, asked, done = Clock(), Asked(), list[str]()
+    hub = Hub(poll_s, meetings)
+    hub._epoll.close()
+
+    def poll(wait_s: float, most: int) -> list[tuple[int, int]]:
+        asked.poll(wait_s, most)
+        return [(7, select.EPOLLIN)] if len(asked.waits_ms) in {2, 4} else []
+
+    monkeypatch.setattr(hub, "_epoll", SimpleNamespace(poll=poll))
+    monkeypatch.setattr(hub, "_serve", lambda *_: done.append("read"))
+    time = SimpleNamespace(perf_counter=lambda: asked.now_s)
+    monkeypatch.setattr("trio_bridge.edge.hub.time", time)
+    monkeypatch.setattr("trio_bridge.clock.GRID_S", 0.0005)
+    for _ in range(2):
+        meetings.at(0.0005, lambda _: done.append("strike"))
+    hub._heard_s = 0.0
+    hub._wait(0.0, 10.0)
+    assert done == ["read", "strike", "read", "strike"]
+    assert asked.waits_ms == waits_ms
+
+
+@pytest.mark.parametrize("works", ["reading", "striking"])
+async def test_the_turn_behind_a_wait_begins_when_that_is_over_and_not_before_its_work(
+    clock: AudioClock, works: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who runs then would be blamed for what was done before him."""
+    meetings, asked, told = Clock(), Asked(), list[float]()
+    hub = Hub(0.001, meetings)
+    hub._epoll.close()
+
+    def work(*_: object) -> None:
+        asked.now_s += 0.5
+
+    def poll(wait_s: float, most: int) -> list[tuple[int, int]]:
+        asked.poll(wait_s, most)
+        return [(7, select.EPOLLIN)] if works == "reading" else []
+
+    monkeypatch.setattr(hub, "_epoll", SimpleNamespace(poll=poll))
+    monkeypatch.setattr(hub, "_serve", work)
+    time = SimpleNamespace(perf_counter=lambda: asked.now_s)
+    monkeypatch.setattr("trio_bridge.edge.hub.time", time)
+    meetings.at(0.0, work)
+    hub._heard_s, hub._turn_begins = 0.0, told.append
+    hub._wait(0.0, 0.0002)
+    assert asked.now_s >= 0.5
+    assert told == [asked.now_s]
+
+
+async def test_what_a_strike_wakes_ends_the_wait(
+    clock: AudioClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_bridge.edge.hub.LONGEST_WAIT_S", 5.0)
+    flow_for_ever(monkeypatch)
+    heard = Bell()
+
+    def sink(data: bytes) -> bool:
+        heard.ring()
+        return True
+
+    async with dialling() as dialler, trio.open_nursery() as nursery:
+        meetings = Clock()
+        hub = Hub(10.0, meetings)
+        nursery.start_soon(hub.run)
+        client, server = await dialler.pair(hub)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        os.write(client.socket.fileno(), b"x")
+        await heard.wait()
+        began_s = trio.current_time()
+        meetings.at(began_s + 0.1, lambda _: heard.ring())
+        await heard.wait()
+        assert 0.1 <= trio.current_time() - began_s < 5
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_strike_raises_while_audio_flows_ends_the_hub_aloud(
+    clock: AudioClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow_for_ever(monkeypatch)
+
+    def strike(_: float) -> None:
+        raise NoExceptionOfOursError
+
+    def sink(data: bytes) -> bool:
+        meetings.at(trio.current_time(), strike)
+        return True
+
+    meetings = Clock()
+    hub = Hub(0.001, meetings)
+    async with dialling() as dialler, trio.open_nursery() as nursery:
+        client, server = await dialler.pair(hub)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        os.write(client.socket.fileno(), b"x")
+        with pytest.raises(NoExceptionOfOursError):
+            await hub.run()
+        nursery.cancel_scope.cancel()
+
+
 async def test_who_reads_on_for_another_reason_ends_the_wait_too(clock: AudioClock) -> None:
     """A control frame, say: the connection's own task is woken, by no bell."""
     async with reading() as (hub, dialler), trio.open_nursery() as nursery:

@@ -21,10 +21,12 @@ import outcome
 import trio
 
 from trio_bridge.bell import WOKEN, Bell
+from trio_bridge.clock import Clock
 from trio_bridge.edge.audio_clock import AudioClock
 from trio_bridge.edge.follower import Follower
 from trio_bridge.edge.frames import SHORT_HEAD_BYTES
 from trio_bridge.edge.transport import READ_BYTES, RawStream
+from trio_bridge.loop_turns import Begin, told
 
 BATCH = 16
 """Sockets read before other tasks get their turn: some 0.5 ms; with a long tick five frames
@@ -163,12 +165,14 @@ class HubStream(RawStream):
 class Hub:
     """Reads the sockets of every `HubStream` that waits in `read_into`, each at once."""
 
-    def __init__(self, poll_s: float = 0.0) -> None:
+    def __init__(self, poll_s: float = 0.0, clock: Clock | None = None) -> None:
         """``poll_s``: how long after audio the loop goes on looking for more instead of
-        sleeping, where its clock is an `AudioClock` (busy polling)."""
+        sleeping, where its clock is an `AudioClock` (busy polling). What is due by ``clock`` is
+        struck then when there is no audio."""
         self.room = memoryview(bytearray(READ_BYTES))
         """Where bytes arrive, of one socket at a time, for the reason of `read_now`."""
         self._poll_s = poll_s
+        self._meetings = clock or Clock()
         self._epoll = select.epoll()
         self._streams: dict[int, HubStream] = {}
         self._heard_s = -math.inf
@@ -180,6 +184,8 @@ class Hub:
         audio unread for too long."""
         self._renewed_s = -math.inf
         """When that was put off last."""
+        self._turn_begins: Begin = _nobody
+        """Is told when the clock's wait is over, or our task runs because nobody asks it."""
         self._fault: BaseException | None = None
         """What ended the reading outside the hub's task."""
         self._reading = trio.CancelScope()
@@ -238,12 +244,16 @@ class Hub:
         third frame with a task's turn and two system calls more. But while some task can always
         run nobody asks the clock: then we read.
         """
-        while (now_s := trio.current_time()) - self._heard_s <= QUIET_S:
-            with trio.CancelScope(deadline=now_s + RESTLESS_S) as self._alarm:
-                await self._lull.wait()
-            while ready := self._epoll.poll(0, BATCH):
-                self._serve(ready, self._hear_now())
-                await trio.lowlevel.checkpoint()
+        left = self._meetings.left_to_another(slack_s=RESTLESS_S)
+        with left, told(every_s=RESTLESS_S) as self._turn_begins:
+            while (now_s := trio.current_time()) - self._heard_s <= QUIET_S:
+                with trio.CancelScope(deadline=now_s + RESTLESS_S) as self._alarm:
+                    await self._lull.wait()
+                while ready := self._epoll.poll(0, BATCH):
+                    self._serve(ready, self._hear_now())
+                    await trio.lowlevel.checkpoint()
+                    self._turn_begins(trio.current_time())
+                self._turn_begins(trio.current_time())
 
     def look(self) -> bool:
         """Read audio that has come; whether that has woken a task. For a task that has more to
@@ -254,7 +264,8 @@ class Hub:
         return WOKEN.tasks != woken
 
     def _wait(self, now_s: float, at_most_s: float) -> None:
-        """Wait for audio and read it, until that wakes a task. Called by the clock.
+        """Wait for audio and read it, until that wakes a task, and while there is none, strike
+        what is due. Called by the loop's clock.
 
         Of three frames of 20 ms one is only kept for the next: then the loop need not turn.
         """
@@ -264,15 +275,19 @@ class Hub:
         if now_s - self._renewed_s > RESTLESS_S / 2:  # not each time: it takes a microsecond
             self._renewed_s, self._alarm.deadline = now_s, now_s + RESTLESS_S
         until_s = now_s + min(at_most_s, LONGEST_WAIT_S)
-        poll, woken = self._epoll.poll, WOKEN.tasks
+        poll, woken, meetings = self._epoll.poll, WOKEN.tasks, self._meetings
         try:
             while now_s < until_s and WOKEN.tasks == woken:
                 looks = now_s - self._heard_s < self._poll_s
-                ready = poll(0 if looks else until_s - now_s, BATCH)
+                wait_s = 0.0 if looks else min(until_s, meetings.next_s) - now_s
+                ready = poll(max(0.0, wait_s), BATCH)
                 now_s = time.perf_counter()
                 if ready:
                     self._heard_s = now_s
                     self._serve(ready, now_s)
+                elif now_s >= meetings.next_s:
+                    meetings.strike_one(now_s)
+            self._turn_begins(time.perf_counter())
         except BaseException as exc:  # `run` raises it
             self._fail(exc)
 
@@ -299,3 +314,7 @@ class Hub:
             if stream is not None and stream.serve(now_s):
                 more.append(one)
         return more
+
+
+def _nobody(_: float) -> None:
+    pass

@@ -117,7 +117,9 @@ class Edge:
         """
         async with trio.open_nursery() as reading:
             if self.tls is None and hasattr(select, "epoll"):
-                self._hub = TickingHub(self._tick_s) if self._tick_s else Hub(self._poll_s)
+                self._hub = (
+                    TickingHub(self._tick_s) if self._tick_s else Hub(self._poll_s, self.clock)
+                )
                 reading.start_soon(self._hub.run)
                 self.clock.look = self._hub.look
             async with trio.open_nursery() as connections:
