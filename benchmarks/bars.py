@@ -19,7 +19,7 @@ from benchmarks.rows import Row
 from benchmarks.scaling import FEW, MANY
 from benchmarks.servers import OURS
 from benchmarks.speech import Speech
-from benchmarks.workers import Fleet
+from benchmarks.workers import Fleet, more_by_cpu
 
 CROWDS = (Row(bots=200), Row(bots=400))
 LONG_FRAMES = Row(frame_ms=100)
@@ -62,7 +62,7 @@ def bars_section(
             Judged("start-up", f"{start_s:.2f} s", f"<= {START_S} s", start_s <= START_S)
         )
     if {1, 2} <= workers.keys():
-        more = workers[2].bots() / workers[1].bots()
+        more = more_by_cpu(workers)
         judged.append(
             Judged(
                 "bots of two workers over one's, by CPU", f"{more:.2f}", ">= 1.8", more >= 1.8

@@ -11,6 +11,7 @@ less what the generator takes of them.
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -20,7 +21,6 @@ import attrs
 from benchmarks import priority
 from benchmarks.accounting import Cores
 from benchmarks.backlog import Backlog, backlog_section, measure_backlogs
-from benchmarks.results import Figures
 from benchmarks.rows import Row
 from benchmarks.servers import Candidate, ServerError, ours
 from benchmarks.trial import run_trial
@@ -29,8 +29,8 @@ from benchmarks.wsclient import LinkError
 BOTS_A_WORKER = 100
 """For the CPU per frame: the same for each worker, because the more meetings a worker has, the
 more it does each time it wakes up, and the less a frame costs."""
-TRIALS = 5
-"""Of the CPU per frame, for each number of workers: odd, since the median one counts."""
+TRIALS = 7
+"""Of the CPU per frame, for each number of workers: odd, since the median counts."""
 IN_TIME_MS = 20.0
 """At the p99: a frame's length. Beyond, a queue grows."""
 LOST = 0.001
@@ -62,12 +62,17 @@ class Fleet:
     """One number of workers."""
 
     workers: int
-    cost: Figures
-    """At `BOTS_A_WORKER`, all processes on one core."""
+    costs_us: tuple[float, ...]
+    """CPU per frame at `BOTS_A_WORKER`, all processes on one core: of each trial."""
     backlog: Backlog
     """On a core for each worker."""
     carried: Carried
     """On as many cores as workers."""
+
+    @property
+    def cost_us(self) -> float:
+        """The median trial's CPU per frame."""
+        return statistics.median(self.costs_us)
 
     @property
     def balance(self) -> float:
@@ -76,7 +81,15 @@ class Fleet:
 
     def bots(self, frames_hz: float = 50.0) -> float:
         """Bots that ``workers`` free cores carry, by the CPU per frame."""
-        return self.workers * 1e6 / (self.cost.cpu_us * frames_hz) * self.balance
+        return self.workers * 1e6 / (self.cost_us * frames_hz) * self.balance
+
+
+def more_by_cpu(found: Mapping[int, Fleet]) -> float:
+    """Bots of two workers over one's: of each trial with two over the one beside it, the
+    median, since a machine that gets slower meanwhile does so for both."""
+    one, two = found[1], found[2]
+    pairs = zip(one.costs_us, two.costs_us, strict=True)
+    return statistics.median(2.0 * a / b for a, b in pairs) * two.balance / one.balance
 
 
 def measure_workers(cores: Cores, window_s: float) -> dict[int, Fleet]:
@@ -93,36 +106,29 @@ def measure_workers(cores: Cores, window_s: float) -> dict[int, Fleet]:
     with priority.raised():
         costs = _costs(candidates, cores, window_s)
         for workers, candidate in candidates.items():
-            cost = costs[workers]
             spread = attrs.evolve(cores, spread=workers > 1)
-            by_cpu = workers * 1e6 / (cost.cpu_us * 50.0)
-            found[workers] = Fleet(
-                workers,
-                cost,
-                backlogs[workers],
-                _most_in_time(candidate, spread, by_cpu, window_s),
-            )
+            by_cpu = workers * 1e6 / (statistics.median(costs[workers]) * 50.0)
+            carried = _most_in_time(candidate, spread, by_cpu, window_s)
+            found[workers] = Fleet(workers, costs[workers], backlogs[workers], carried)
     os.sched_setaffinity(0, cores.loads)
     return found
 
 
 def _costs(
     candidates: Mapping[int, Candidate], cores: Cores, window_s: float
-) -> dict[int, Figures]:
-    """Of each number of workers the trial with the median CPU; they take turns."""
-    tried: dict[int, list[Figures]] = {workers: [] for workers in candidates}
-    for _ in range(TRIALS):
-        for workers, candidate in candidates.items():
+) -> dict[int, tuple[float, ...]]:
+    """The CPU per frame of each number of workers, trial by trial; now one begins and now the
+    other."""
+    tried: dict[int, list[float]] = {workers: [] for workers in candidates}
+    for n in range(TRIALS):
+        for workers, candidate in sorted(candidates.items(), reverse=n % 2 == 1):
             row = Row(bots=BOTS_A_WORKER * workers)
             figures = run_trial(
                 candidate, row, cores, warm_up_s=1.0, window_s=window_s, tls=None
             )
             sys.stderr.write(f"{candidate.name}: {figures.cpu_us:.1f} us\n")
-            tried[workers].append(figures)
-    return {
-        workers: sorted(figures, key=lambda one: one.cpu_us)[TRIALS // 2]
-        for workers, figures in tried.items()
-    }
+            tried[workers].append(figures.cpu_us)
+    return {workers: tuple(costs_us) for workers, costs_us in tried.items()}
 
 
 def workers_section(found: Mapping[int, Fleet]) -> list[str]:
@@ -137,7 +143,8 @@ def workers_section(found: Mapping[int, Fleet]) -> list[str]:
         "load generator needs a core too, so it is measured from three sides:",
         "",
         f"- **By CPU**: {BOTS_A_WORKER} bots a worker, 20 ms, all processes on one core, so",
-        f"that nothing shares it with the generator; the median of {TRIALS} trials in turns.",
+        f"that nothing shares it with the generator; {TRIALS} trials each, in turns, of which",
+        "each of two workers is compared with the one of one beside it; the median.",
         "Bots = cores / (CPU per frame x 50/s) x balance, which is the average worker's share",
         "of the CPU over the busiest one's at the most bots below (a bot belongs to a worker",
         "by its id).",
@@ -159,7 +166,7 @@ def workers_section(found: Mapping[int, Fleet]) -> list[str]:
         "| generator's share of a core then |",
         "| ---: " * 6 + "|",
         *(
-            f"| {f.workers} | {f.cost.cpu_us:.1f} | {f.bots():.0f} | {f.carried.bots} "
+            f"| {f.workers} | {f.cost_us:.1f} | {f.bots():.0f} | {f.carried.bots} "
             f"| {f.balance:.2f} | {f.carried.load:.0%} |"
             for f in (one, two)
         ),
@@ -171,7 +178,7 @@ def workers_section(found: Mapping[int, Fleet]) -> list[str]:
 
 
 def _ratios(one: Fleet, two: Fleet) -> list[str]:
-    by_cpu = f"Two over one: **{two.bots() / one.bots():.2f}** by CPU"
+    by_cpu = f"Two over one: **{more_by_cpu({1: one, 2: two}):.2f}** by CPU"
     if not one.carried.bots or not two.carried.bots:
         return [
             f"{by_cpu}; directly no number of bots was served in time: not a quiet machine."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import attrs
 import numpy as np
 import pytest
 
@@ -18,13 +19,14 @@ from benchmarks.backlog import (
     more_by_backlog,
 )
 from benchmarks.bars import bars_section
-from benchmarks.results import Figures, Results
+from benchmarks.results import Results
 from benchmarks.workers import (
     STEP,
     TRIES,
     Carried,
     Fleet,
     find_most,
+    more_by_cpu,
     numbers_of_bots,
     workers_section,
 )
@@ -35,24 +37,9 @@ OUT_AFTER = np.array([0, 490, 490, 979], np.int64)
 ONE, TWO = (30.0, 30.0, 60.0), (32.0, 34.0, 33.0)
 
 
-def figures(cpu_us: float) -> Figures:
-    return Figures(
-        cpu_us=cpu_us,
-        p50_ms=0.1,
-        p99_ms=0.2,
-        p999_ms=0.3,
-        memory_kib=100.0,
-        busy=0.2,
-        foreign=0.0,
-        delivered=1.0,
-        early=0,
-        late_p99_ms=0.01,
-    )
-
-
 def fleets(one: Carried, two: Carried, rounds: int = 3) -> dict[int, Fleet]:
     backlogs = {1: Backlog(1, (ONE,), rounds), 2: Backlog(2, (TWO,), rounds)}
-    return {n: Fleet(n, figures(40.0), backlogs[n], c) for n, c in ((1, one), (2, two))}
+    return {n: Fleet(n, (40.0,), backlogs[n], c) for n, c in ((1, one), (2, two))}
 
 
 def stamps(*rows: tuple[int, int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
@@ -126,6 +113,16 @@ def test_workers_carry_what_the_busiest_of_them_can() -> None:
     assert "Two over one: **1.82** by CPU; 1.56 in time" in said
     assert "1.70 cores left to the workers: **1.83** for two cores." in said
     assert "Two over one: **1.82** with nothing else on the cores; 1.82 to" in said
+
+
+def test_the_cpu_of_two_workers_is_compared_with_the_trial_beside_it() -> None:
+    # The machine gets slower for a while, for all alike.
+    alone, both = Carried(450, 0.1), Carried(450, 0.1, heaviest=0.5)
+    same = fleets(alone, both)
+    one = attrs.evolve(same[1], costs_us=(20.0, 40.0, 60.0))
+    two = attrs.evolve(same[2], costs_us=(22.0, 66.0, 66.0))
+    assert more_by_cpu({1: one, 2: two}) == pytest.approx(2 / 1.1)
+    assert (one.cost_us, two.cost_us) == (40.0, 66.0)
 
 
 def test_without_two_workers_nothing_is_said_of_them() -> None:
