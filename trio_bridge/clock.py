@@ -59,8 +59,9 @@ class Clock:
         """Around the sleep of `run`."""
 
     def at(self, due_s: float, strike: Strike) -> None:
-        """Call ``strike`` once at ``due_s`` on Trio's clock, or up to `GRID_S` later; never if
-        that is infinite, as a limit of who embeds us may be."""
+        """Call ``strike`` once at ``due_s`` on Trio's clock, or up to `GRID_S` later (and the
+        slack of `left_to_another`); never if that is infinite, as a limit of who embeds us may
+        be."""
         if due_s == math.inf:
             return
         step = math.ceil(due_s / GRID_S)

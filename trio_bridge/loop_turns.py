@@ -46,8 +46,16 @@ class LoopTurns(trio.abc.Instrument):
         """Notice no more of them; the loop may be gone, too."""
         with suppress(RuntimeError):
             _open.set(None)
-        with suppress(KeyError, RuntimeError):  # its turns are told of, or it is gone
+        self.unhook()
+
+    def unhook(self) -> bool:
+        """Take Trio's hooks out; whether they were in. Trio drops what a hook raises from, and
+        the loop may be gone."""
+        try:
             trio.lowlevel.remove_instrument(self)
+        except (KeyError, RuntimeError):
+            return False
+        return True
 
     def begin(self, now_s: float) -> None:
         """A turn begins ``now_s`` and the one before it is over; 0: the loop waits."""
@@ -76,13 +84,8 @@ def told(every_s: float) -> Iterator[Begin]:
     least, if the loop is not blocked. Where nobody watches, or strictly, nothing changes; who
     opens one meanwhile has the hooks back."""
     turns = _open.get(None)
-    if turns is None or turns.limit_s < COARSE * every_s:
-        yield _nothing
-        return
-    try:
-        trio.lowlevel.remove_instrument(turns)
-    except KeyError:  # Trio has dropped it, as it does for what a hook raises
-        yield _nothing
+    if turns is None or turns.limit_s < COARSE * every_s or not turns.unhook():
+        yield nobody
         return
     turns.begin(time.perf_counter())
     try:
@@ -93,5 +96,5 @@ def told(every_s: float) -> Iterator[Begin]:
                 trio.lowlevel.add_instrument(turns)
 
 
-def _nothing(_: float) -> None:
-    pass
+def nobody(_: float) -> None:
+    """Is told of turns where nobody watches."""

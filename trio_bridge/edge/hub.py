@@ -26,7 +26,7 @@ from trio_bridge.edge.audio_clock import AudioClock
 from trio_bridge.edge.follower import Follower
 from trio_bridge.edge.frames import SHORT_HEAD_BYTES
 from trio_bridge.edge.transport import READ_BYTES, RawStream
-from trio_bridge.loop_turns import Begin, told
+from trio_bridge.loop_turns import Begin, nobody, told
 
 BATCH = 16
 """Sockets read before other tasks get their turn: some 0.5 ms; with a long tick five frames
@@ -172,7 +172,8 @@ class Hub:
         self.room = memoryview(bytearray(READ_BYTES))
         """Where bytes arrive, of one socket at a time, for the reason of `read_now`."""
         self._poll_s = poll_s
-        self._meetings = clock or Clock()
+        self._others = clock or Clock()
+        """What else is to be done, and when."""
         self._epoll = select.epoll()
         self._streams: dict[int, HubStream] = {}
         self._heard_s = -math.inf
@@ -184,7 +185,7 @@ class Hub:
         audio unread for too long."""
         self._renewed_s = -math.inf
         """When that was put off last."""
-        self._turn_begins: Begin = _nobody
+        self._turn_begins: Begin = nobody
         """Is told when the clock's wait is over, or our task runs because nobody asks it."""
         self._fault: BaseException | None = None
         """What ended the reading outside the hub's task."""
@@ -244,7 +245,7 @@ class Hub:
         third frame with a task's turn and two system calls more. But while some task can always
         run nobody asks the clock: then we read.
         """
-        left = self._meetings.left_to_another(slack_s=RESTLESS_S)
+        left = self._others.left_to_another(slack_s=RESTLESS_S)
         with left, told(every_s=RESTLESS_S) as self._turn_begins:
             while (now_s := trio.current_time()) - self._heard_s <= QUIET_S:
                 with trio.CancelScope(deadline=now_s + RESTLESS_S) as self._alarm:
@@ -275,18 +276,18 @@ class Hub:
         if now_s - self._renewed_s > RESTLESS_S / 2:  # not each time: it takes a microsecond
             self._renewed_s, self._alarm.deadline = now_s, now_s + RESTLESS_S
         until_s = now_s + min(at_most_s, LONGEST_WAIT_S)
-        poll, woken, meetings = self._epoll.poll, WOKEN.tasks, self._meetings
+        poll, woken, others = self._epoll.poll, WOKEN.tasks, self._others
         try:
             while now_s < until_s and WOKEN.tasks == woken:
                 looks = now_s - self._heard_s < self._poll_s
-                wait_s = 0.0 if looks else min(until_s, meetings.next_s) - now_s
+                wait_s = 0.0 if looks else min(until_s, others.next_s) - now_s
                 ready = poll(max(0.0, wait_s), BATCH)
                 now_s = time.perf_counter()
                 if ready:
                     self._heard_s = now_s
                     self._serve(ready, now_s)
-                elif now_s >= meetings.next_s:
-                    meetings.strike_one(now_s)
+                elif now_s >= others.next_s:
+                    others.strike_one(now_s)
             self._turn_begins(time.perf_counter())
         except BaseException as exc:  # `run` raises it
             self._fail(exc)
@@ -314,7 +315,3 @@ class Hub:
             if stream is not None and stream.serve(now_s):
                 more.append(one)
         return more
-
-
-def _nobody(_: float) -> None:
-    pass
