@@ -51,6 +51,8 @@ class Neighbour:
     spoken: int = 0
     """Messages of speech that came back."""
     slowest_answer_s: float = 0.0
+    _over: trio.Event = attrs.field(factory=trio.Event, init=False)
+    """`live` has ended, so nobody is in the midst of sending."""
     _answers: trio.MemorySendChannel[str] = attrs.field(init=False)
     _answers_in: trio.MemoryReceiveChannel[str] = attrs.field(init=False)
 
@@ -65,15 +67,19 @@ class Neighbour:
         """
         await self._introduce(self.control, b"/bridge")
         await self._introduce(self.audio, b"/bridge/audio")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._stream)
-            nursery.start_soon(self._read, self.control)
-            nursery.start_soon(self._read, self.audio)
-            nursery.start_soon(self._ask)
-            task_status.started()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stream)
+                nursery.start_soon(self._read, self.control)
+                nursery.start_soon(self._read, self.audio)
+                nursery.start_soon(self._ask)
+                task_status.started()
+        finally:
+            self._over.set()
 
     async def leave(self) -> None:
-        """Close both channels as a bot does that is done."""
+        """Close both channels as a bot does that is done, once `live` has been cancelled."""
+        await self._over.wait()
         for peer in (self.audio, self.control):
             await peer.send(frame(CLOSE, close_payload(1000)))
             assert await peer.close_code() == 1000
