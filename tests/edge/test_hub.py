@@ -939,8 +939,9 @@ async def test_what_a_strike_wakes_ends_the_wait(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("tick_s", [0.0, 0.002])
 async def test_what_a_strike_raises_while_audio_flows_ends_the_hub_aloud(
-    clock: AudioClock, monkeypatch: pytest.MonkeyPatch
+    tick_s: float, clock: AudioClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flow_for_ever(monkeypatch)
 
@@ -952,13 +953,75 @@ async def test_what_a_strike_raises_while_audio_flows_ends_the_hub_aloud(
         return True
 
     meetings = Clock()
-    hub = Hub(0.001, meetings)
+    hub = TickingHub(tick_s, meetings) if tick_s else Hub(0.001, meetings)
     async with dialling() as dialler, trio.open_nursery() as nursery:
         client, server = await dialler.pair(hub)
         nursery.start_soon(server.read_into, sink, AT_MOST)
         os.write(client.socket.fileno(), b"x")
         with pytest.raises(NoExceptionOfOursError):
             await hub.run()
+        nursery.cancel_scope.cancel()
+
+
+async def test_at_a_tick_what_is_due_is_struck_behind_all_frames_and_then_some_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    meetings, done = Clock(), list[str]()
+    hub = TickingHub(1000.0, meetings)
+    hub._epoll.close()
+    ready = [(n, select.EPOLLIN) for n in range(BATCH + 1)]
+    monkeypatch.setattr(hub, "_epoll", SimpleNamespace(poll=lambda *_: ready))
+
+    def serve(some: list[tuple[int, int]], now_s: float) -> list[tuple[int, int]]:
+        done.append(f"read {len(some)}")
+        return []
+
+    monkeypatch.setattr(hub, "_serve", serve)
+    for _ in range(STRIKES_A_TURN + 1):
+        meetings.at(0.0, lambda _: done.append("strike"))
+    hub.after_io_wait(0.0)
+    assert not done, "nobody ticks"
+    hub._due_s = trio.current_time()
+    turns = []
+    for _ in range(4):
+        hub.after_io_wait(0.0)
+        turns.append([*done])
+        done.clear()
+    assert turns == [
+        [f"read {BATCH}"],
+        ["read 1", *["strike"] * STRIKES_A_TURN],
+        ["strike"],
+        [],
+    ]
+
+
+async def test_while_ticks_find_audio_they_strike_and_the_clock_does_again_when_it_ends(
+    clock: AudioClock,
+) -> None:
+    meetings, struck = Clock(), Bell()
+    hub = TickingHub(0.001, meetings)
+    flows = True
+
+    def sink(data: bytes) -> bool:
+        if flows:
+            os.write(client.socket.fileno(), b"x")
+        return True
+
+    async with dialling() as dialler, trio.open_nursery() as nursery:
+        nursery.start_soon(hub.run)
+        client, server = await dialler.pair(hub)
+        nursery.start_soon(server.read_into, sink, AT_MOST)
+        os.write(client.socket.fileno(), b"x")
+        began_s = trio.current_time()
+        meetings.at(began_s + 0.05, lambda _: struck.ring())
+        await struck.wait()  # no task keeps the clock
+        assert trio.current_time() - began_s >= 0.05
+        assert meetings._slack_s > 0
+        flows = False
+        nursery.start_soon(meetings.run)
+        await until(lambda: not meetings._slack_s)
+        meetings.at(trio.current_time() + 0.01, lambda _: struck.ring())
+        await struck.wait()
         nursery.cancel_scope.cancel()
 
 

@@ -118,7 +118,9 @@ class Edge:
         async with trio.open_nursery() as reading:
             if self.tls is None and hasattr(select, "epoll"):
                 self._hub = (
-                    TickingHub(self._tick_s) if self._tick_s else Hub(self._poll_s, self.clock)
+                    TickingHub(self._tick_s, self.clock)
+                    if self._tick_s
+                    else Hub(self._poll_s, self.clock)
                 )
                 reading.start_soon(self._hub.run)
                 self.clock.look = self._hub.look

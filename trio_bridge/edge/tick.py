@@ -13,8 +13,9 @@ import math
 import trio
 
 from trio_bridge.bell import Bell
+from trio_bridge.clock import STRIKES_A_TURN, Clock
 from trio_bridge.edge.audio_clock import AudioClock
-from trio_bridge.edge.hub import BATCH, Hub
+from trio_bridge.edge.hub import BATCH, RESTLESS_S, Hub
 
 FEW, LONGEST_TICK_S = 8, 0.004
 """While fewer sockets a tick have something (80 bots send 8), it is twice as long, up to this:
@@ -30,11 +31,14 @@ class TickingHub(Hub, trio.abc.Instrument):
 
     What comes while the others are read waits for the next; but of what has come everything is
     read, however much. The clock is not asked here to wait for audio.
+    Behind that it strikes what is due: of 200 bots with frames of 100 ms a wake-up for the
+    meetings' clock alone, 50 times a second, took 3 % of the CPU.
     """
 
-    def __init__(self, tick_s: float) -> None:
-        """``tick_s``: how long frames may gather before they are read."""
-        super().__init__()
+    def __init__(self, tick_s: float, clock: Clock | None = None) -> None:
+        """``tick_s``: how long frames may gather before they are read; what is due by ``clock``
+        is struck then, too."""
+        super().__init__(clock=clock)
         self._tick_s = tick_s
         self._due_s = math.inf
         """When the hook is to read next."""
@@ -49,7 +53,8 @@ class TickingHub(Hub, trio.abc.Instrument):
         self._bell = Bell()
         """Wakes the hub's task: there is nothing for a while, or more to read at once and no
         clock that could be told."""
-        self._clock: AudioClock | None = None
+        self._loops: AudioClock | None = None
+        """The loop's own clock."""
 
     def look(self) -> bool:
         """Nothing is read: the hook does that, tick by tick, whether a task can run or not."""
@@ -57,22 +62,23 @@ class TickingHub(Hub, trio.abc.Instrument):
 
     async def _read(self) -> None:
         clock = trio.lowlevel.current_clock()
-        self._clock = clock if isinstance(clock, AudioClock) else None
+        self._loops = clock if isinstance(clock, AudioClock) else None
         trio.lowlevel.add_instrument(self)
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                await self._tick()
+                with self._others.left_to_another(slack_s=RESTLESS_S):
+                    await self._tick()
         finally:
             trio.lowlevel.remove_instrument(self)
-            if self._clock is not None:
-                self._clock.ticks.pop(self, None)
+            if self._loops is not None:
+                self._loops.ticks.pop(self, None)
 
     async def _tick(self) -> None:
         """Have the hook read now, and then every tick until there is nothing for a while."""
         self._due_s, self._quiet = trio.current_time(), 0
-        if self._clock is not None:
-            self._clock.ticks[self] = self._due_s
+        if self._loops is not None:
+            self._loops.ticks[self] = self._due_s
             while self._due_s < math.inf:
                 await self._bell.wait()
             return
@@ -88,28 +94,39 @@ class TickingHub(Hub, trio.abc.Instrument):
 
     def after_io_wait(self, timeout: float) -> None:
         """Called by Trio, in the loop's thread; for what it raised Trio would drop us."""
+        if self._due_s == math.inf and not self._ready:
+            return
+        now_s = trio.current_time()
         try:
-            self._read_what_is_due()
+            if self._ready or self._due_s <= now_s:
+                self._read_what_is_due(now_s)
+            if not self._ready:
+                self._strike_what_is_due(now_s)
         except BaseException as exc:  # `run` raises it
             self._ready, self._due_s = [], math.inf
             self._fail(exc)
 
-    def _read_what_is_due(self) -> None:
+    def _read_what_is_due(self, now_s: float) -> None:
         """Read `BATCH` sockets at most."""
-        ready, now_s = self._ready, trio.current_time()
+        ready = self._ready
         if not ready:
-            if self._due_s > now_s:
-                return
             ready = self._epoll.poll(0, max(1, len(self._streams)))
             self._set_next_tick(len(ready), now_s)
         self._ready = rest = ready[BATCH:]
         rest += self._serve(ready[:BATCH], now_s)
-        if self._clock is not None:  # told, it spares the hub's task a turn, some 30 us
-            self._clock.ticks[self] = now_s if rest else self._due_s
+        if self._loops is not None:  # told, it spares the hub's task a turn, some 30 us
+            self._loops.ticks[self] = now_s if rest else self._due_s
             return
         self._alarm.deadline = math.inf if rest else self._due_s
         if rest:
             self._bell.ring()
+
+    def _strike_what_is_due(self, now_s: float) -> None:
+        others = self._others
+        for _ in range(STRIKES_A_TURN):
+            if others.next_s > now_s:
+                return
+            others.strike_one(now_s)
 
     def _set_next_tick(self, found: int, now_s: float) -> None:
         gathered_s, self._looked_s = now_s - self._looked_s, now_s
