@@ -14,7 +14,7 @@ LAYERS = (
     {"clock"},
     {"wire", "audio", "setting", "limits", "config", "edge", "routes", "tokens", "tls"},
     {"door", "pulse", "lanes", "given", "turns", "pacing", "bargein", "intake", "attendance"}
-    | {"unpack"},
+    | {"unpack", "address"},
     {"pump", "ears", "ledger"},
     {"meeting", "stretch"},
     {"inbox", "inflow"},

@@ -1,5 +1,6 @@
 """A Trio bridge between MeetStream meeting bots and AI agents."""
 
+from trio_bridge.address import Address
 from trio_bridge.cli import run
 from trio_bridge.config import Settings
 from trio_bridge.edge import AudioClock
@@ -25,7 +26,7 @@ from trio_bridge.meeting import (
     UserMessage,
     Utterance,
 )
-from trio_bridge.server import Address, Server, serve
+from trio_bridge.server import Server, serve
 
 __all__ = [
     "Address",

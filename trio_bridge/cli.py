@@ -20,6 +20,7 @@ from typing import NoReturn, Protocol
 import attrs
 import trio
 
+from trio_bridge.address import Address
 from trio_bridge.audio.streams import make_streams_apart
 from trio_bridge.config import ENV_PREFIX, Settings, add_flags, load_settings
 from trio_bridge.edge import AudioClock
@@ -28,7 +29,7 @@ from trio_bridge.fleet.post import LIFELINE_VARIABLE
 from trio_bridge.heap import keep_large_apart
 from trio_bridge.log import set_up_logging
 from trio_bridge.meeting import Agent
-from trio_bridge.server import Address, Server
+from trio_bridge.server import Server
 from trio_bridge.tokens import BotToken, mint_token, read_ttl
 from trio_bridge.wire.hello import encode_hello, parse_hello
 

@@ -21,11 +21,12 @@ from typing import Any, NoReturn, TextIO
 import attrs
 import trio
 
+from trio_bridge.address import Address
 from trio_bridge.agents import FoundAgent, find_agent
 from trio_bridge.config import Settings
 from trio_bridge.errors import SettingsError
 from trio_bridge.log import printable, set_up_logging
-from trio_bridge.server import Address, serve
+from trio_bridge.server import serve
 from trio_bridge.simulator import Expectations, Report, Scenario, SpeakerPart, simulate
 from trio_bridge.simulator.events import (
     AudioStarted,

@@ -20,10 +20,11 @@ import trio
 
 from tests.edge.peers import CLOSE, TEXT, Peer, close_payload, frame
 from trio_bridge import AudioClock, cli
+from trio_bridge.address import Address
 from trio_bridge.config import Settings
 from trio_bridge.fleet.post import LIFELINE_VARIABLE
 from trio_bridge.meeting import Meeting
-from trio_bridge.server import Address, Server
+from trio_bridge.server import Server
 
 DEADLINE_S = 20.0
 """A hung process fails the test; a healthy one takes less than a second."""

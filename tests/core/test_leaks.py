@@ -11,10 +11,11 @@ import trio
 from trio_websocket import ConnectionClosed, HandshakeError, wrap_client_stream
 
 from tests.core.rooms import listener, tone
+from trio_bridge.address import Address
 from trio_bridge.audio.pcm import to_pcm16
 from trio_bridge.config import Settings
 from trio_bridge.meeting import Meeting
-from trio_bridge.server import Address, Server
+from trio_bridge.server import Server
 from trio_bridge.wire.frames import AudioFrame, encode_frame
 from trio_bridge.wire.hello import encode_hello
 

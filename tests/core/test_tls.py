@@ -27,11 +27,12 @@ from trio_websocket import open_websocket_url
 
 from tests.core.rooms import RATE_HZ, bridge, listener, tone
 from tests.core.test_command_line import Running, clean_environment, only_line, run_to_the_end
+from trio_bridge.address import Address
 from trio_bridge.audio.pcm import Samples, to_pcm16
 from trio_bridge.config import Settings
 from trio_bridge.errors import SettingsError
 from trio_bridge.meeting import Meeting
-from trio_bridge.server import Address, Server
+from trio_bridge.server import Server
 from trio_bridge.tls import server_context
 from trio_bridge.wire.frames import AudioFrame, encode_frame
 from trio_bridge.wire.hello import encode_hello

@@ -25,9 +25,10 @@ from tests.core.test_command_line import Running, ask, clean_environment, runnin
 from tests.edge.peers import TEXT, Peer, frame
 from tests.fleet.processes import fleet_of
 from trio_bridge import tls
+from trio_bridge.address import Address
 from trio_bridge.agents import find_agent
 from trio_bridge.config import Settings
-from trio_bridge.server import Address, Server
+from trio_bridge.server import Server
 from trio_bridge.wire.hello import encode_hello
 
 DEADLINE_S = 20.0

@@ -29,6 +29,7 @@ from tests.edge.peers import (
     head,
 )
 from tests.fleet.bots import Bot, bots_of, leave, next_message, sound
+from trio_bridge.address import Address
 from trio_bridge.config import Settings
 from trio_bridge.edge.frames import text_frame
 from trio_bridge.edge.head import Request
@@ -44,7 +45,7 @@ from trio_bridge.fleet.handover import (
 )
 from trio_bridge.fleet.hatch import Hatch
 from trio_bridge.fleet.siblings import Siblings, hatch_path
-from trio_bridge.server import Address, Server
+from trio_bridge.server import Server
 from trio_bridge.tokens import BotToken, mint_token
 from trio_bridge.wire.hello import encode_hello
 

@@ -13,11 +13,11 @@ import pytest
 import trio
 
 from tests.core.test_command_line import clean_environment, taken_port
+from trio_bridge.address import Address
 from trio_bridge.config import Settings
 from trio_bridge.errors import SettingsError
 from trio_bridge.fleet import supervisor as module
 from trio_bridge.fleet.supervisor import FleetError, Supervisor
-from trio_bridge.server import Address
 
 OPENING = """
 import os, signal, socket, sys, time

@@ -27,11 +27,12 @@ from tests.simulation.line import Line, PlainEnd, RawEnd
 from tests.simulation.sockets import BotSocket, Record
 from tests.simulation.steps import SETTLE, Pass, Plan
 from trio_bridge import pulse
+from trio_bridge.address import Address
 from trio_bridge.attendance import Kind
 from trio_bridge.config import Settings
 from trio_bridge.edge.limits import DEFAULT_LIMITS
 from trio_bridge.meeting import Meeting
-from trio_bridge.server import GOODBYE_SLACK_S, Address, Server
+from trio_bridge.server import GOODBYE_SLACK_S, Server
 from trio_bridge.session import Session
 
 if TYPE_CHECKING:

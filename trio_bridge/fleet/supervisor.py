@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 import attrs
 import trio
 
+from trio_bridge.address import Address, address_of, open_listeners, warn_when_open
 from trio_bridge.config import Settings
 from trio_bridge.errors import BridgeError, SettingsError
 from trio_bridge.fleet.post import LIFELINE_VARIABLE, READY, Post, encode_post
 from trio_bridge.fleet.siblings import hatch_path
-from trio_bridge.server import Address, address_of, open_listeners, warn_when_open
 
 log = logging.getLogger(__name__)
 
