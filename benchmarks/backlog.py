@@ -32,7 +32,7 @@ from benchmarks.signals import samples_out_after
 from benchmarks.stamps import FILE_VARIABLE, bot_id_of, make_stamp_file, read_stamps
 from benchmarks.trial import SHARED_MEMORY
 from benchmarks.wsclient import Link, LinkError
-from trio_bridge.fleet.siblings import slot_of
+from trio_bridge.fleet.places import slot_of
 
 Ints = npt.NDArray[np.int64]
 

@@ -209,7 +209,8 @@ class World:
         try:
             onward = await serve_channel(
                 cast(Socket, wire), route, self.registry, SETTINGS, Throttle(),
-                elsewhere=lambda _: None, check_bot=lambda _: None,
+                claim=lambda _: None,
+                release=lambda _: None, check_bot=lambda _: None,
             )  # fmt: skip
             assert onward is None
         except SocketClosedError:

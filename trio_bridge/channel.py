@@ -33,23 +33,35 @@ async def serve_channel(
     registry: Registry,
     settings: Settings,
     refusals: Throttle,
-    elsewhere: Callable[[str], Carrier | None],
+    claim: Callable[[str], Carrier | None],
+    release: Callable[[str], None],
     check_bot: Callable[[str], None],
 ) -> Onward | None:
     """Serve one accepted WebSocket until it or its meeting ends, and close it accordingly.
 
     A first message that is no good closes it with 1003 or 1008 and makes no session; so does
     one of a bot that ``check_bot`` refuses with a `HandshakeError`. A good one of a bot that
-    ``elsewhere`` has another process for is given back, untouched, to go there.
+    ``claim`` has another process for is given back, untouched, to go there; else the bot is
+    ours until ``release``.
     """
-    hello = await _introduced(socket, route, settings, refusals, elsewhere, check_bot)
+    hello = await _introduced(socket, route, settings, refusals, claim, check_bot)
     if not isinstance(hello, Hello):
         return hello
     try:
+        await _serve(socket, route, registry, settings, hello.bot_id)
+    finally:
+        release(hello.bot_id)
+    return None
+
+
+async def _serve(
+    socket: Socket, route: Route, registry: Registry, settings: Settings, bot_id: str
+) -> None:
+    try:
         if settings.ack:
-            await socket.send(Ack(route.kind).encode(hello.bot_id))
+            await socket.send(Ack(route.kind).encode(bot_id))
         while True:
-            session = registry.join(hello.bot_id)
+            session = registry.join(bot_id)
             try:
                 verdict = await session.serve_channel(route.kind, socket)
                 break
@@ -63,7 +75,6 @@ async def serve_channel(
         await socket.close(error.close_code, error.reason)
     except SocketClosedError:  # between the hello and the meeting; a retry will come
         pass
-    return None
 
 
 async def _introduced(
@@ -71,7 +82,7 @@ async def _introduced(
     route: Route,
     settings: Settings,
     refusals: Throttle,
-    elsewhere: Callable[[str], Carrier | None],
+    claim: Callable[[str], Carrier | None],
     check_bot: Callable[[str], None],
 ) -> Hello | Onward | None:
     """Who is there, or what to do instead; None: nothing, the socket is closed."""
@@ -88,7 +99,7 @@ async def _introduced(
             log.warning("channel refused", extra=fields)
         await socket.close(error.close_code, error.reason)
         return None
-    carrier = elsewhere(hello.bot_id)
+    carrier = claim(hello.bot_id)
     if carrier is not None and isinstance(first, str):  # a hello always is
         return Onward(carrier, first)
     return hello

@@ -27,6 +27,8 @@ class Registry:
 
     nursery: trio.Nursery
     make_session: Callable[[str], Session]
+    ended: Callable[[Session], None] = lambda _: None
+    """Called when no task of a session runs any more."""
     _sessions: dict[str, Session] = attrs.field(factory=dict, init=False)
     failures_forgotten: int = attrs.field(default=0, init=False)
     """Before their pause was over, for want of room."""
@@ -97,4 +99,5 @@ class Registry:
                 self._remember_failure(session.bot_id)
             if self._sessions.get(session.bot_id) is session:
                 del self._sessions[session.bot_id]
+            self.ended(session)
             self._bell.ring()

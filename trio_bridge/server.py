@@ -28,7 +28,7 @@ from trio_bridge.heap import GIVE_BACK_S, Heap
 from trio_bridge.log import Throttle
 from trio_bridge.meeting import Agent
 from trio_bridge.pulse import measure
-from trio_bridge.registry import Registry
+from trio_bridge.registry import FAILURE_PAUSE_S, Registry
 from trio_bridge.routes import read_route
 from trio_bridge.session import GOING_AWAY, Session
 from trio_bridge.tls import renewed_context, server_context
@@ -49,7 +49,18 @@ class Siblings(Protocol):
     """The other worker processes of the same port; see `fleet`."""
 
     def carrier(self, bot_id: str) -> Carrier | None:
-        """The way to the worker whose bot it is; None when it is ours."""
+        """The way to the worker that has the bot's meeting, or would begin it; None: it is
+        ours."""
+
+    def claim(self, bot_id: str, *, stay: bool) -> Carrier | None:
+        """The same, and if it is ours nobody else begins its meeting until `release` has been
+        called as often. With ``stay`` it is ours if nobody has it."""
+
+    def release(self, bot_id: str) -> None:
+        """One of those who claimed it is done with it."""
+
+    def tell(self, meetings: int | None) -> None:
+        """We have so many; None: we begin none for now."""
 
     async def add_up(self, own: Mapping[str, object]) -> dict[str, object]:
         """Our `Server.state` and theirs as one, in less than a second."""
@@ -140,8 +151,9 @@ class Server:
             nursery.start_soon(self._clock.run)
             nursery.start_soon(measure, self.admission.lag)
             self._clock.at(trio.current_time() + GIVE_BACK_S, self._tidy)
-            self.registry = Registry(nursery, self._make_session)
+            self.registry = Registry(nursery, self._make_session, self._session_ended)
             await nursery.start(self.edge.serve, listeners)
+            self._tell_siblings(0)
             address = address_of(listeners[0], self.settings)
             log.info("listening", extra={"host": address.host, "port": address.port})
             if self.siblings is None:  # else once for all of them
@@ -177,6 +189,7 @@ class Server:
         until_s = trio.current_time() + drain_s
         self._draining_scope.deadline = min(self._draining_scope.deadline, until_s)
         self.draining = True
+        self._tell_siblings(0)
         self._stop.set()
 
     async def reload(self) -> None:
@@ -227,7 +240,24 @@ class Server:
             raise HandshakeError(text, GOING_AWAY if going else TRY_AGAIN)
         self._heap.tidy_for_another(self._ended)
         self.served += 1
-        return Session(bot_id, self.agent, self.settings, self._clock)
+        session = Session(bot_id, self.agent, self.settings, self._clock)
+        if self.siblings is not None:
+            self.siblings.claim(bot_id, stay=True)  # with the socket that begins it
+            self._tell_siblings(self.registry.running + 1)
+        return session
+
+    def _session_ended(self, session: Session) -> None:
+        self._tell_siblings(self.registry.running)
+        if not session.failed:
+            self._release(session.bot_id)
+        else:  # whoever comes back at once must come here, to be refused
+            forget = partial(self._release, session.bot_id)
+            self._clock.at(trio.current_time() + FAILURE_PAUSE_S, lambda _: forget())
+
+    def _tell_siblings(self, running: int) -> None:
+        if self.siblings is not None:
+            taking = not self.draining and running < self.settings.max_sessions
+            self.siblings.tell(running if taking else None)
 
     def _admit(self, request: Request) -> None:
         route = read_route(request.path)
@@ -269,6 +299,15 @@ class Server:
             return None
         return self.siblings.carrier(bot_id)
 
+    def _claim(self, request: Request, bot_id: str) -> Carrier | None:
+        if self.siblings is None:
+            return None
+        return self.siblings.claim(bot_id, stay=self.draining or request.adopted)
+
+    def _release(self, bot_id: str) -> None:
+        if self.siblings is not None:
+            self.siblings.release(bot_id)
+
     def _serve_socket(self, socket: Socket) -> Awaitable[Onward | None]:
         route = read_route(socket.request.path)
         assert route is not None  # _admit refused it otherwise
@@ -278,7 +317,8 @@ class Server:
             self.registry,
             self.settings,
             self._refusals,
-            self._carrier,
+            partial(self._claim, socket.request),
+            self._release,
             partial(self._door.check_bot, socket.request, route),
         )
 

@@ -30,7 +30,7 @@ from benchmarks.workers import (
     numbers_of_bots,
     workers_section,
 )
-from trio_bridge.fleet.siblings import slot_of
+from trio_bridge.fleet.places import slot_of
 
 MS = 1_000_000
 OUT_AFTER = np.array([0, 490, 490, 979], np.int64)

@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from tests.edge.peers import CLOSE, TEXT, Loopback, Peer, close_payload, frame, head
-from trio_bridge.fleet.siblings import slot_of
+from trio_bridge.fleet.places import slot_of
 from trio_bridge.wire.frames import AudioFrame, encode_frame
 from trio_bridge.wire.hello import encode_hello
 

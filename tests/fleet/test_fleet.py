@@ -14,6 +14,7 @@ from tests.core.test_command_line import ask
 from tests.edge.peers import CLOSE, Loopback, close_payload, frame
 from tests.fleet.bots import Bot, bots_of, chat, leave, sound
 from tests.fleet.processes import fleet_of, gone, run_program
+from trio_bridge.fleet.places import SLACK
 from trio_bridge.simulator import Report, Scenario, SpeakerPart, simulate
 
 
@@ -37,15 +38,38 @@ async def test_both_sockets_of_a_bot_meet_in_one_worker_and_not_a_frame_is_lost(
         fleet.running.process.send_signal(signal.SIGTERM)
         assert await fleet.ends() == 0, fleet.log
     assert health["meetings_begun"] == 20
-    assert [worker["meetings_begun"] for worker in health["workers"]] == [10, 10]
     joined = {(line["bot_id"], line["worker"]) for line in fleet.events("channel joined")}
-    assert joined == {(bot, int(bot in ids[10:])) for bot in ids}
+    assert len(joined) == 20
+    assert {bot_id for bot_id, _ in joined} == set(ids)
+    assert {worker for _, worker in joined} == {0, 1}
     ended = fleet.events("meeting ended")
     assert len(ended) == 20
     for line in ended:
         assert (line["frames"], line["received_s"]) == (37, 0.74), line
         assert line["ledger"] == "balanced"
     assert "Traceback" not in fleet.log
+
+
+async def test_new_meetings_go_to_the_emptier_worker_and_come_back_to_their_own() -> None:
+    """Ids that would all be one worker's, as chance has it for a few."""
+    async with fleet_of(2, "--drain-s", "0") as fleet:
+        bots = [Bot(fleet.net, bot_id) for bot_id in bots_of(0, 10)]
+        audio = [await bot.open("audio") for bot in bots]
+        control = [await bot.open("control") for bot in bots]
+        health = await fleet.health()
+        for peer in audio:  # a bot that reconnects finds its meeting, wherever that is
+            await trio.aclose_forcefully(peer.stream)
+        audio = [await bot.open("audio", sound(3)) for bot in bots]
+        again = await fleet.health()
+        for peer in (*audio, *control):
+            await leave(peer)
+        fleet.running.process.send_signal(signal.SIGTERM)
+        assert await fleet.ends() == 0, fleet.log
+    for seen in (health, again):
+        begun = [worker["meetings_begun"] for worker in seen["workers"]]
+        assert sum(begun) == 10
+        assert abs(begun[0] - begun[1]) <= SLACK + 1, begun
+    assert [line["frames"] for line in fleet.events("meeting ended")] == [3] * 10
 
 
 async def test_both_workers_hear_and_speak() -> None:
@@ -81,21 +105,21 @@ async def test_a_killed_worker_takes_only_its_own_bots_and_they_may_come_back() 
         os.kill(fleet.pids[0], signal.SIGKILL)
         assert await lost_control.at_end()
         assert await chat(kept_control, "still here") == "still here"
-        await fleet.logs("worker ended")  # but none is ready again: its bots wait for it
+        await fleet.logs("worker ended")  # none is ready again: its bots need not wait for it
         returned = await Bot(fleet.net, lost).open("control")
         assert await chat(returned, "back") == "back"
+        again_audio = await Bot(fleet.net, lost).open("audio", sound(7))
         await kept_audio.send(sound(5))
         health = await fleet.health()
-        for peer in (returned, kept_audio, kept_control):
+        for peer in (returned, again_audio, kept_audio, kept_control):
             await leave(peer)
         fleet.running.process.send_signal(signal.SIGTERM)
         assert await fleet.ends() == 0, fleet.log
     assert (health["status"], health["meetings"]) == ("ok", 2)
     warnings = [line for line in fleet.events("worker ended") if line["level"] == "WARNING"]
     assert [(line["slot"], line["exit_code"]) for line in warnings] == [(0, -9)]
-    assert [
-        line["frames"] for line in fleet.events("meeting ended") if line["worker"] == 1
-    ] == [10]
+    ended = {line["bot_id"]: line["frames"] for line in fleet.events("meeting ended")}
+    assert ended == {kept: 10, lost: 7}
 
 
 async def test_a_worker_that_does_not_answer_is_reported_and_the_port_goes_on() -> None:

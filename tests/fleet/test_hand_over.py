@@ -44,7 +44,9 @@ from trio_bridge.fleet.handover import (
     encode_prefix,
 )
 from trio_bridge.fleet.hatch import Hatch
+from trio_bridge.fleet.places import NOT_TAKING, Places
 from trio_bridge.fleet.siblings import Siblings, hatch_path
+from trio_bridge.meeting import Agent, Meeting
 from trio_bridge.server import Server
 from trio_bridge.tokens import BotToken, mint_token
 from trio_bridge.wire.hello import encode_hello
@@ -54,6 +56,10 @@ DEADLINE_S = 10.0
 PASSAGE = Passage(Request("GET", "/bridge", (), "?"), True, b"")
 HELLO_AS_SENT_ON = text_frame(encode_hello(THEIRS), masked=True)
 HELLO = frame(TEXT, encode_hello(THEIRS).encode())
+
+
+async def failing(_: Meeting) -> None:
+    raise RuntimeError("an agent that fails")
 
 
 @attrs.define(eq=False)
@@ -91,7 +97,12 @@ def open_hatch(directory: str, slot: int) -> trio.SocketListener:
 
 @asynccontextmanager
 async def pair(
-    path: Path, *, second: bool = True, clocks_s: tuple[float, float] = (0, 0), **more: Any
+    path: Path,
+    *,
+    second: bool = True,
+    clocks_s: tuple[float, float] = (0, 0),
+    agent: Agent = listener,
+    **more: Any,
 ) -> AsyncIterator[Pair]:
     """Two workers; with ``second=False`` the second one hangs: its hatch lets nobody in.
 
@@ -99,12 +110,13 @@ async def pair(
     """
     directory = str(path)
     settings = Settings(port=0, workers=2, host="127.0.0.1", **more)
+    before = len(os.listdir("/proc/self/fd"))
+    both = [Siblings(n, 2, directory) for n in (0, 1)]
     first, other = (
-        Server(listener, settings, Siblings(n, 2, directory), wall_clock=partial(float, now_s))
-        for n, now_s in enumerate(clocks_s)
+        Server(agent, settings, one, wall_clock=partial(float, now_s))
+        for one, now_s in zip(both, clocks_s, strict=True)
     )
     hatches = [open_hatch(directory, n) for n in (0, 1)]
-    before = len(os.listdir("/proc/self/fd"))
     with trio.fail_after(DEADLINE_S):
         async with trio.open_nursery() as nursery:
             address: Address = await nursery.start(first.run)
@@ -119,7 +131,10 @@ async def pair(
             nursery.cancel_scope.cancel()
     for hatch in hatches:
         await hatch.aclose()
-    assert len(os.listdir("/proc/self/fd")) == before - 2, "descriptors are left"
+    assert not os.listdir(path / "meetings"), "a meeting is said to be on"
+    for one in both:
+        one.close()
+    assert len(os.listdir("/proc/self/fd")) == before, "descriptors are left"
 
 
 def open_hatch_again(directory: str) -> trio.SocketListener:
@@ -134,6 +149,13 @@ async def receive_passage(visit: trio.SocketStream) -> None:
         more = await visit.receive_some(65536)
         assert more
         data += more
+
+
+@asynccontextmanager
+async def meetings_of(workers: Pair) -> AsyncIterator[Places]:
+    """What the two know of each other, to look at and to change."""
+    with contextlib.closing(Places(workers.directory, 2)) as places:
+        yield places
 
 
 async def heard(server: Server, frames: int) -> None:
@@ -301,6 +323,110 @@ async def test_a_worker_that_dies_with_the_connection_in_its_hands_leaves_it_wit
         async with open_hatch_again(workers.directory) as stub, await stub.accept() as visit:
             await receive_passage(visit)  # and dies
         assert await peer.close_code() == 1013
+
+
+# -- whose a new meeting is -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_path", [True, False])
+async def test_a_new_bot_goes_to_the_emptier_worker_and_its_other_socket_follows(
+    in_path: bool, tmp_path: Path
+) -> None:
+    async with pair(tmp_path) as workers, meetings_of(workers) as places:
+        places.tell(0, 3)
+        bot = Bot(workers.net, OURS, in_path)
+        audio = await bot.open("audio", sound(9))
+        await heard(workers.second, 9)
+        assert places.owner(OURS) == 1
+        places.tell(0, 0)
+        places.tell(1, 100)  # a bot that is in a meeting is not asked for its place again
+        control = await bot.open("control")
+        assert workers.counts() == (2, 0, 2)
+        assert (len(workers.first.registry), len(workers.second.registry)) == (0, 1)
+        for peer in (audio, control):
+            await leave(peer)
+        await workers.second.registry.empty()
+        assert places.owner(OURS) is None
+
+
+@pytest.mark.parametrize("in_path", [True, False])
+async def test_who_was_sent_here_stays_whatever_the_numbers_say_now(
+    in_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two workers that change their minds could send it to and fro."""
+    async with pair(tmp_path) as workers:
+        adopted = workers.second.edge.counts
+        monkeypatch.setattr(siblings, "place", lambda *_: 0 if adopted["adopted"] else 1)
+        await leave(await Bot(workers.net, OURS, in_path).open("control"))
+        assert workers.counts() == (1, 0, 1)
+        assert workers.second.served == 1
+
+
+async def test_of_two_workers_that_would_both_begin_a_meeting_one_does(tmp_path: Path) -> None:
+    """Its sockets came at once, each to a worker that had the fewest meetings as it looked."""
+    async with pair(tmp_path) as workers, meetings_of(workers) as places:
+        control = await workers.net.dial()
+        await control.upgrade(head(target=f"/{OURS}/bridge".encode()))  # it is ours so far
+        assert places.claim(OURS, 1) == 1
+        await control.send(frame(TEXT, encode_hello(OURS).encode()))
+        assert (await next_message(control))["command"] == "ack"
+        assert workers.counts() == (1, 0, 1)
+        assert (len(workers.first.registry), len(workers.second.registry)) == (0, 1)
+        await leave(control)
+
+
+async def test_a_full_or_a_draining_worker_is_sent_nobody_new(tmp_path: Path) -> None:
+    async with pair(tmp_path, max_sessions=1) as workers, meetings_of(workers) as places:
+        ours = await Bot(workers.net, OURS).open("control")
+        assert places.meetings == [NOT_TAKING, 0]
+        another = await Bot(workers.net, bots_of(0, 2)[1]).open("control")
+        assert workers.counts() == (1, 0, 1)
+        assert places.meetings == [NOT_TAKING, NOT_TAKING]
+        await leave(ours)
+        (session,) = workers.first.registry
+        session.end()
+        await workers.first.registry.empty()
+        assert places.meetings == [0, NOT_TAKING]
+        workers.first.stop(10.0)
+        assert places.meetings == [NOT_TAKING, NOT_TAKING]
+        await leave(another)
+
+
+async def test_a_bot_whose_agent_failed_is_refused_where_it_was_until_it_may_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_bridge.server.FAILURE_PAUSE_S", 0.3)
+    async with pair(tmp_path, agent=failing) as workers, meetings_of(workers) as places:
+        places.tell(0, 3)
+        bot = Bot(workers.net, OURS)
+        first = await bot.open("control")
+        assert await first.close_code() == 1011
+        await workers.second.registry.empty()
+        places.tell(0, 0)
+        places.tell(1, 3)
+        again = await bot.open("audio")
+        assert await again.close_code() == 1011
+        assert (workers.first.served, workers.second.served) == (0, 1)
+        with trio.fail_after(DEADLINE_S):
+            while places.owner(OURS) is not None:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_without_the_places_each_bot_is_its_own_workers_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pair(tmp_path) as workers, meetings_of(workers) as places:
+        links = tmp_path / "meetings"
+        links.rename(tmp_path / "gone")
+        places.tell(0, 10)
+        places.tell(1, 10)
+        for in_path in (True, False):
+            for bot_id in (OURS, THEIRS):
+                await leave(await Bot(workers.net, bot_id, in_path).open("control"))
+        assert (workers.first.served, workers.second.served) == (1, 1)
+        assert workers.counts() == (2, 0, 2)
+        assert "places of meetings are lost" in caplog.text
+        (tmp_path / "gone").rename(links)
 
 
 # -- visitors of the hatch -------------------------------------------------------------------

@@ -8,8 +8,9 @@ import pytest
 
 from trio_bridge.config import Settings
 from trio_bridge.errors import SettingsError
+from trio_bridge.fleet.places import slot_of
 from trio_bridge.fleet.post import Post, encode_post, read_post
-from trio_bridge.fleet.siblings import add_states, slot_of
+from trio_bridge.fleet.siblings import add_states
 from trio_bridge.fleet.supervisor import own_command
 from trio_bridge.fleet.worker import open_lifeline
 from trio_bridge.meeting import Meeting

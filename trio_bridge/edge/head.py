@@ -54,6 +54,8 @@ class Request:
     peer: str
     """IP address, or ``?`` when it is not known."""
     body: bytes = attrs.field(default=b"", repr=False)
+    adopted: bool = attrs.field(default=False, eq=False)
+    """Its connection came from another process of ours, which sent it here."""
 
     @property
     def path(self) -> str:

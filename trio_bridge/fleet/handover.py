@@ -99,7 +99,7 @@ def decode_passage(prefix: Prefix, body: bytes) -> Passage:
                 "upgraded": bool(upgraded),
             }:
                 lines = tuple((k.encode("latin-1"), v.encode("latin-1")) for k, v in headers)
-                request = Request(method, target, lines, peer)
+                request = Request(method, target, lines, peer, adopted=True)
                 return Passage(request, upgraded, body[prefix.head_bytes :])
     except (ValueError, TypeError, AttributeError, RecursionError) as exc:
         raise HandOverError("the head is not one that we write") from exc

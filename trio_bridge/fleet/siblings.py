@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import logging
 import socket
 import struct
+from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,10 @@ from trio_bridge.fleet.handover import (
     encode_passage,
     encode_prefix,
 )
+from trio_bridge.fleet.places import NOT_TAKING, Places, place, slot_of
+from trio_bridge.log import Throttle
+
+log = logging.getLogger(__name__)
 
 HAND_OVER_S = 5.0
 """From the visit to the answer. It takes 1 ms; a worker that is just being started anew, while
@@ -30,12 +36,6 @@ its visitors queue, takes most of a second."""
 ASK_S = 0.5
 """A worker that is well answers in a few ms; probes give up after a second."""
 MAX_STATE_BYTES = 64 << 10
-
-
-def slot_of(bot_id: str, count: int) -> int:
-    """Which of ``count`` workers serves ``bot_id``: the same in every process, at any time."""
-    digest = hashlib.blake2b(bot_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % count
 
 
 def hatch_path(directory: str, slot: int) -> str:
@@ -62,25 +62,79 @@ class Visit:
         self._socket.close()
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Siblings:
-    """The workers of one fleet, of which this process is the one in ``slot``."""
+    """The workers of one fleet, of which this process is the one in ``slot``.
+
+    Without their places, when the directory is gone or full, each bot is its own worker's.
+    """
 
     slot: int
     count: int
     directory: str
-    """Where each worker's hatch is."""
+    """Where each worker's hatch is, and the places of all meetings."""
+    _places: Places = attrs.field(
+        default=attrs.Factory(lambda self: Places(self.directory, self.count), takes_self=True),
+        init=False,
+    )
+    _held: Counter[str] = attrs.field(factory=Counter, init=False)
+    """Bots that are ours, and how often."""
+    _lost: Throttle = attrs.field(factory=Throttle, init=False)
 
     def carrier(self, bot_id: str) -> Carrier | None:
-        """The way to the worker whose bot it is; None when it is ours."""
-        slot = slot_of(bot_id, self.count)
-        if slot == self.slot:
+        """The way to the worker that has the bot's meeting, or would begin it; None: it is
+        ours."""
+        if bot_id in self._held:
             return None
+        try:
+            slot = self._places.owner(bot_id)
+        except OSError as exc:
+            slot = self._own_slot(bot_id, exc)
+        return self._way_to(self._place(bot_id) if slot is None else slot)
 
-        async def carry(connection: socket.socket, passage: Passage) -> Offer:
-            return await self._offer(slot, connection, passage)
+    def claim(self, bot_id: str, *, stay: bool) -> Carrier | None:
+        """The same, and if it is ours nobody else begins its meeting until `release` has been
+        called as often. With ``stay`` it is ours if nobody has it: it was sent here."""
+        if bot_id not in self._held:
+            try:
+                slot = self._places.owner(bot_id)
+                if slot is None:
+                    slot = self.slot if stay else self._place(bot_id)
+                if slot == self.slot:
+                    slot = self._places.claim(bot_id, slot)
+            except OSError as exc:
+                slot = self.slot if stay else self._own_slot(bot_id, exc)
+            if slot != self.slot:
+                return self._way_to(slot)
+        self._held[bot_id] += 1
+        return None
 
-        return carry
+    def release(self, bot_id: str) -> None:
+        """One of those who claimed it is done with it."""
+        self._held[bot_id] -= 1
+        if not self._held[bot_id]:
+            del self._held[bot_id]
+            with contextlib.suppress(OSError):
+                self._places.release(bot_id)
+
+    def tell(self, meetings: int | None) -> None:
+        """We have so many; None: we begin none for now."""
+        self._places.tell(self.slot, NOT_TAKING if meetings is None else meetings)
+
+    def close(self) -> None:
+        """The last call."""
+        self._places.close()
+
+    def _place(self, bot_id: str) -> int:
+        return place(bot_id, self._places.meetings)
+
+    def _own_slot(self, bot_id: str, fault: OSError) -> int:
+        if self._lost.admits(trio.current_time()):
+            log.error("places of meetings are lost", extra={"reason": str(fault)})
+        return slot_of(bot_id, self.count)
+
+    def _way_to(self, slot: int) -> Carrier | None:
+        return None if slot == self.slot else partial(self._offer, slot)
 
     async def add_up(self, own: Mapping[str, object]) -> dict[str, object]:
         """``own`` state and the others', asked at once and answered within `ASK_S`, as one.

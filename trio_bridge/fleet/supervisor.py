@@ -19,6 +19,7 @@ import trio
 from trio_bridge.address import Address, address_of, open_listeners, warn_when_open
 from trio_bridge.config import Settings
 from trio_bridge.errors import BridgeError, SettingsError
+from trio_bridge.fleet.places import Places
 from trio_bridge.fleet.post import LIFELINE_VARIABLE, READY, Post, encode_post
 from trio_bridge.fleet.siblings import hatch_path
 
@@ -68,6 +69,7 @@ class Supervisor:
     stopped: trio.Event = attrs.field(factory=trio.Event, init=False)
     """`run` is over."""
     _workers: dict[int, Worker] = attrs.field(factory=dict, init=False)
+    _places: Places = attrs.field(init=False)
     _begun: trio.Event = attrs.field(factory=trio.Event, init=False)
     """Every worker has been ready, or there is no need any more."""
     _stop: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -141,6 +143,10 @@ class Supervisor:
         directory = held.enter_context(
             tempfile.TemporaryDirectory(prefix="trio_bridge-", ignore_cleanup_errors=True)
         )
+        self._places = Places(directory, self.settings.workers)
+        held.callback(self._places.close)
+        for slot in range(self.settings.workers):
+            self._places.clear(slot)  # none of them begins a meeting yet
         return [
             Post(
                 slot=slot,
@@ -209,6 +215,8 @@ class Supervisor:
                     process.kill()
                     with trio.CancelScope(shield=True):  # short: nothing survives it
                         await process.wait()
+                with contextlib.suppress(OSError):  # then they know no places either
+                    self._places.clear(post.slot)  # its bots need not wait for the next one
         return exit_code
 
     async def _await_ready(self, worker: Worker, slot: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import signal
@@ -61,7 +62,8 @@ async def work(agent: Agent, lifeline: socket.socket, post: Post) -> None:
     listeners = [_listener(descriptor) for descriptor in post.listeners]
     lifeline.setblocking(False)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(lifeline))
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+    receiver = trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    with contextlib.closing(siblings), receiver as signals:
         async with stream, trio.open_nursery() as nursery:
             await nursery.start(server.run, listeners)
             nursery.start_soon(hatch.serve, _listener(post.hatch))
