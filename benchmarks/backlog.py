@@ -29,10 +29,9 @@ from benchmarks.load import DISTINCT_FRAMES, Bot, connect, frames_of
 from benchmarks.rows import Row
 from benchmarks.servers import ours, running
 from benchmarks.signals import samples_out_after
-from benchmarks.stamps import FILE_VARIABLE, bot_id_of, make_stamp_file, read_stamps
+from benchmarks.stamps import FILE_VARIABLE, make_stamp_file, read_stamps_of_each
 from benchmarks.trial import SHARED_MEMORY
 from benchmarks.wsclient import Link, LinkError
-from trio_bridge.fleet.places import slot_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -47,7 +46,7 @@ ROUND_S = 0.12
 STOP_S = 0.002
 WARM_UP, ROUNDS = 2, 25
 """For each server that is started."""
-SERVERS = 3
+SERVERS = 7
 """Started for each number of workers, one and two in turn."""
 AHEAD = priority.LOWEST + 1
 """The generator's: a backlog is written and started in one go, before workers and others."""
@@ -80,6 +79,8 @@ class Backlog:
     """Milliseconds of each round that counts, for each server that was started."""
     rounds: int
     """Those that were left out included."""
+    balances: tuple[float, ...] = ()
+    """Of each server: see `balance`."""
 
     @property
     def medians_ms(self) -> list[float]:
@@ -111,14 +112,16 @@ def measure_backlogs(cores: Cores) -> dict[int, Backlog]:
         LinkError, ServerError, OSError: a server failed.
     """
     found: dict[int, list[tuple[float, ...]]] = {1: [], 2: []}
+    balances: dict[int, list[float]] = {1: [], 2: []}
     for n in range(SERVERS):
         for workers in (1, 2) if n % 2 else (2, 1):
-            counted = tuple(_run_server(workers, cores))
+            counted, even = _run_server(workers, cores)
             found[workers].append(counted)
+            balances[workers].append(even)
             said = f"median {statistics.median(counted):.1f} ms" if counted else "none counts"
             sys.stderr.write(f"backlog, {workers} worker(s): {said}\n")
     return {
-        workers: Backlog(workers, tuple(servers), SERVERS * ROUNDS)
+        workers: Backlog(workers, tuple(servers), SERVERS * ROUNDS, tuple(balances[workers]))
         for workers, servers in found.items()
     }
 
@@ -130,10 +133,11 @@ def more_by_backlog(found: Mapping[int, Backlog]) -> float:
     return statistics.median(ratios) if ratios else math.nan
 
 
-def balance(workers: int, bots: int) -> float:
-    """The average worker's share of ``bots`` over the one's that has most: 1 is even."""
-    slots = [slot_of(bot_id_of(index), workers) for index in range(bots)]
-    return bots / (workers * max(slots.count(slot) for slot in range(workers)))
+def balance(stamps_of_each: Sequence[Ints]) -> float:
+    """The average worker's share of the bots over the one's that has most: 1 is even."""
+    bots = [len(np.unique(stamps[stamps[:, 0] >= 0, 0])) for stamps in stamps_of_each]
+    bots = [number for number in bots if number]
+    return sum(bots) / (len(bots) * max(bots)) if bots else math.nan
 
 
 def count_rounds(
@@ -169,8 +173,8 @@ def backlog_section(found: Mapping[int, Backlog]) -> list[str]:
         "sleep, and the workers go on; the clock stops at the last bot's last stamp. A worker",
         "has a core, at real-time priority where that is allowed, so that whatever else this",
         "machine does has to wait. Every sample must arrive. Two get twice the work, so the",
-        "figure is two times one's milliseconds over theirs; as bots go to workers by their",
-        "ids, it cannot be above two times the balance.",
+        "figure is two times one's milliseconds over theirs; it cannot be above two times the",
+        "balance, which is the average worker's bots over the ones of the one with most.",
         "",
         "| workers | bots | ms, median | fastest | 90 % within | frames/s | balance "
         "| backlogs that count |",
@@ -184,7 +188,7 @@ def backlog_section(found: Mapping[int, Backlog]) -> list[str]:
         lines.append(
             f"| {workers} | {bots} | {backlog.ms:.1f} | {min(rounds):.1f} "
             f"| {np.percentile(rounds, 90):.1f} | {backlog.frames_hz:.0f} "
-            f"| {balance(workers, bots):.2f} | {len(rounds)} of {backlog.rounds} |"
+            f"| {min(backlog.balances, default=1.0):.2f} | {len(rounds)} of {backlog.rounds} |"
         )
     more = more_by_backlog(found)
     if math.isnan(more):
@@ -204,8 +208,8 @@ def _ratios(found: Mapping[int, Backlog]) -> list[float]:
     return [2.0 * one / two for one, two in pairs]
 
 
-def _run_server(workers: int, cores: Cores) -> list[float]:
-    """Milliseconds of the rounds of one server that count."""
+def _run_server(workers: int, cores: Cores) -> tuple[tuple[float, ...], float]:
+    """Milliseconds of the rounds of one server that count, and its `balance`."""
     bots_wanted, total = workers * BOTS_A_WORKER, (WARM_UP + ROUNDS) * FRAMES
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as directory:
         stamps = Path(directory) / "stamps"
@@ -224,9 +228,11 @@ def _run_server(workers: int, cores: Cores) -> list[float]:
             finally:
                 for bot in bots:
                     bot.leave()
-        written = read_stamps(stamps)
+        written = read_stamps_of_each(stamps)
     out_after = samples_out_after(total, Row().frame_ms)
-    return count_rounds(written, rounds[WARM_UP:], out_after, bots_wanted)
+    all_ = np.concatenate(written)
+    counted = count_rounds(all_, rounds[WARM_UP:], out_after, bots_wanted)
+    return tuple(counted), balance(written)
 
 
 def _run_rounds(pids: Sequence[int], bots: Sequence[Bot]) -> list[Round]:

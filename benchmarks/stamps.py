@@ -63,11 +63,16 @@ def read_stamps(path: Path) -> npt.NDArray[np.int64]:
 
     Of every process that stamped, one after the other.
     """
-    files = [path, *sorted(path.parent.glob(f"{path.name}.*"))]
-    words = np.concatenate([np.fromfile(file, np.int64) for file in files])
-    stamps = words.reshape(-1, _WORDS_A_STAMP)
-    written: npt.NDArray[np.int64] = stamps[stamps[:, 2] > 0]
-    return written
+    return np.concatenate(read_stamps_of_each(path))
+
+
+def read_stamps_of_each(path: Path) -> list[npt.NDArray[np.int64]]:
+    """The same, of each process by itself."""
+    found = []
+    for file in (path, *sorted(path.parent.glob(f"{path.name}.*"))):
+        stamps = np.fromfile(file, np.int64).reshape(-1, _WORDS_A_STAMP)
+        found.append(stamps[stamps[:, 2] > 0])
+    return found
 
 
 class Stamps:

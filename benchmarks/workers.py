@@ -29,7 +29,7 @@ from benchmarks.wsclient import LinkError
 BOTS_A_WORKER = 100
 """For the CPU per frame: the same for each worker, because the more meetings a worker has, the
 more it does each time it wakes up, and the less a frame costs."""
-TRIALS = 7
+TRIALS = 11
 """Of the CPU per frame, for each number of workers: odd, since the median counts."""
 IN_TIME_MS = 20.0
 """At the p99: a frame's length. Beyond, a queue grows."""
@@ -146,8 +146,7 @@ def workers_section(found: Mapping[int, Fleet]) -> list[str]:
         f"that nothing shares it with the generator; {TRIALS} trials each, in turns, of which",
         "each of two workers is compared with the one of one beside it; the median.",
         "Bots = cores / (CPU per frame x 50/s) x balance, which is the average worker's share",
-        "of the CPU over the busiest one's at the most bots below (a bot belongs to a worker",
-        "by its id).",
+        "of the CPU over the busiest one's at the most bots below.",
         "- **By backlog**: how soon audio that is in the kernel when the clock starts is all",
         "in the agents' hands, by workers that have a core each and nobody else on it. See the",
         "second table.",

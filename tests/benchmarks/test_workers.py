@@ -30,7 +30,6 @@ from benchmarks.workers import (
     numbers_of_bots,
     workers_section,
 )
-from trio_bridge.fleet.places import slot_of
 
 MS = 1_000_000
 OUT_AFTER = np.array([0, 490, 490, 979], np.int64)
@@ -99,10 +98,13 @@ def test_a_backlog_of_which_no_round_counts_has_no_figure() -> None:
     assert "Not enough of them count: not a quiet machine." in backlog_section(none)
 
 
-def test_the_balance_is_that_of_the_ids() -> None:
-    busiest = max(sum(slot_of(f"bench-{k}", 2) == slot for k in range(40)) for slot in (0, 1))
-    assert balance(2, 40) == pytest.approx(20 / busiest)
-    assert balance(1, 40) == 1.0
+def test_the_balance_is_that_of_the_bots_of_each_worker() -> None:
+    """A worker's bots are those that it stamped for; the first one, -1, does not count."""
+    one = stamps((-1, 1, 1), *((k, 320, 5) for k in (*range(30), *range(30))))
+    two = stamps(*((k, 320, 5) for k in range(30, 50)))
+    assert balance([stamps(), one, two]) == pytest.approx(25 / 30)
+    assert balance([one]) == 1.0
+    assert math.isnan(balance([stamps()]))
 
 
 def test_workers_carry_what_the_busiest_of_them_can() -> None:

@@ -1,4 +1,4 @@
-"""One process of a fleet: a whole server for the bots of its slot, ended by its supervisor."""
+"""One process of a fleet: a whole server, started and ended by its supervisor."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def name_worker_in_logs(slot: int) -> None:
 
 
 async def work(agent: Agent, lifeline: socket.socket, post: Post) -> None:
-    """Serve the bots of ``post``'s slot until the supervisor says so, or is gone.
+    """Serve in ``post``'s slot until the supervisor says so, or is gone.
 
     SIGTERM alone drains as well, and then the supervisor starts another; the supervisor's own
     orders do not come as signals, so that one sent to the whole group counts once.
