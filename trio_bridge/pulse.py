@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable
 
 import trio
 
@@ -17,8 +18,9 @@ from trio_bridge.admission import BEAT_S, Lag
 log = logging.getLogger(__name__)
 
 
-async def measure(lag: Lag) -> None:
-    """Look at the loop every `BEAT_S` or so until cancelled; log when the door closes."""
+async def measure(lag: Lag, on_change: Callable[[], None] = lambda: None) -> None:
+    """Look at the loop every `BEAT_S` or so until cancelled; log when the door closes or opens,
+    and call ``on_change``."""
     dice = random.Random(0)  # the same in every run: a test can be run again
     while True:
         # Uneven: of what blocks the loop at a regular pace an even beat, which starts anew when
@@ -27,6 +29,7 @@ async def measure(lag: Lag) -> None:
         await trio.sleep_until(due_s)
         await trio.lowlevel.checkpoint()
         if lag.look(1000 * (trio.current_time() - due_s)):
+            on_change()
             fields = {"lag_ms": round(lag.ms), "limit_ms": round(lag.limit_ms)}
             if lag.over:
                 log.warning("overloaded: no new meetings", extra=fields)

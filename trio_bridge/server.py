@@ -149,11 +149,11 @@ class Server:
     ) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._clock.run)
-            nursery.start_soon(measure, self.admission.lag)
-            self._clock.at(trio.current_time() + GIVE_BACK_S, self._tidy)
             self.registry = Registry(nursery, self._make_session, self._session_ended)
+            nursery.start_soon(measure, self.admission.lag, self._tell_siblings)
+            self._clock.at(trio.current_time() + GIVE_BACK_S, self._tidy)
             await nursery.start(self.edge.serve, listeners)
-            self._tell_siblings(0)
+            self._tell_siblings()
             address = address_of(listeners[0], self.settings)
             log.info("listening", extra={"host": address.host, "port": address.port})
             if self.siblings is None:  # else once for all of them
@@ -189,7 +189,7 @@ class Server:
         until_s = trio.current_time() + drain_s
         self._draining_scope.deadline = min(self._draining_scope.deadline, until_s)
         self.draining = True
-        self._tell_siblings(0)
+        self._tell_siblings()
         self._stop.set()
 
     async def reload(self) -> None:
@@ -243,21 +243,24 @@ class Server:
         session = Session(bot_id, self.agent, self.settings, self._clock)
         if self.siblings is not None:
             self.siblings.claim(bot_id, stay=True)  # with the socket that begins it
-            self._tell_siblings(self.registry.running + 1)
+            self._tell_siblings(beginning=1)
         return session
 
     def _session_ended(self, session: Session) -> None:
-        self._tell_siblings(self.registry.running)
+        self._tell_siblings()
         if not session.failed:
             self._release(session.bot_id)
         else:  # whoever comes back at once must come here, to be refused
             forget = partial(self._release, session.bot_id)
             self._clock.at(trio.current_time() + FAILURE_PAUSE_S, lambda _: forget())
 
-    def _tell_siblings(self, running: int) -> None:
+    def _tell_siblings(self, beginning: int = 0) -> None:
+        """How many meetings we have, with those that are ``beginning``, or that we are closed:
+        whatever changes that says so here."""
         if self.siblings is not None:
-            taking = not self.draining and running < self.settings.max_sessions
-            self.siblings.tell(running if taking else None)
+            running = beginning + (0 if self.draining else self.registry.running)
+            closed = self.admission.closed(running, draining=self.draining)
+            self.siblings.tell(running if closed is None else None)
 
     def _admit(self, request: Request) -> None:
         route = read_route(request.path)

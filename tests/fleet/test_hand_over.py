@@ -30,6 +30,7 @@ from tests.edge.peers import (
 )
 from tests.fleet.bots import Bot, bots_of, leave, next_message, sound
 from trio_bridge.address import Address
+from trio_bridge.admission import LOOKS
 from trio_bridge.config import Settings
 from trio_bridge.edge.frames import text_frame
 from trio_bridge.edge.head import Request
@@ -390,6 +391,19 @@ async def test_a_full_or_a_draining_worker_is_sent_nobody_new(tmp_path: Path) ->
         workers.first.stop(10.0)
         assert places.meetings == [NOT_TAKING, NOT_TAKING]
         await leave(another)
+
+
+async def test_an_overloaded_worker_is_sent_nobody_new_until_it_has_caught_up(
+    tmp_path: Path,
+) -> None:
+    async with pair(tmp_path) as workers, meetings_of(workers) as places:
+        lag = workers.first.admission.lag
+        ours = await Bot(workers.net, OURS).open("control")
+        for late_ms, said in ((10_000.0, NOT_TAKING), (0.0, 1)):
+            lag._looks.extend([late_ms] * LOOKS)
+            while places.meetings[0] != said:
+                await trio.lowlevel.checkpoint()
+        await leave(ours)
 
 
 async def test_a_bot_whose_agent_failed_is_refused_where_it_was_until_it_may_try_again(

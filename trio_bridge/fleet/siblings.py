@@ -142,7 +142,7 @@ class Siblings:
         Numbers are added, of the lags the worst is taken. ``status`` is ours, or ``degraded``
         when it is ok and another's is not; ``workers`` has each by itself, with ``no answer``
         for one that gave none. There is a ``reason`` when we drain, or nobody who answers takes
-        new meetings: one worker that is full turns away a share of the bots, not the machine.
+        new meetings.
         """
         states: dict[int, Mapping[str, object]] = {self.slot: own}
 
