@@ -18,9 +18,9 @@ from trio_bridge.admission import BEAT_S, Lag
 log = logging.getLogger(__name__)
 
 
-async def measure(lag: Lag, on_change: Callable[[], None] = lambda: None) -> None:
-    """Look at the loop every `BEAT_S` or so until cancelled; log when the door closes or opens,
-    and call ``on_change``."""
+async def measure(lag: Lag, on_look: Callable[[], object] = lambda: None) -> None:
+    """Look at the loop every `BEAT_S` or so until cancelled, and call ``on_look`` each time.
+    Log when the door closes or opens."""
     dice = random.Random(0)  # the same in every run: a test can be run again
     while True:
         # Uneven: of what blocks the loop at a regular pace an even beat, which starts anew when
@@ -28,8 +28,9 @@ async def measure(lag: Lag, on_change: Callable[[], None] = lambda: None) -> Non
         due_s = trio.current_time() + BEAT_S * dice.uniform(0.5, 1.5)
         await trio.sleep_until(due_s)
         await trio.lowlevel.checkpoint()
-        if lag.look(1000 * (trio.current_time() - due_s)):
-            on_change()
+        changed = lag.look(1000 * (trio.current_time() - due_s))
+        on_look()
+        if changed:
             fields = {"lag_ms": round(lag.ms), "limit_ms": round(lag.limit_ms)}
             if lag.over:
                 log.warning("overloaded: no new meetings", extra=fields)

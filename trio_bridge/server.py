@@ -49,18 +49,22 @@ class Siblings(Protocol):
     """The other worker processes of the same port; see `fleet`."""
 
     def carrier(self, bot_id: str) -> Carrier | None:
-        """The way to the worker that has the bot's meeting, or would begin it; None: it is
-        ours."""
+        """The way to the worker that has the bot, or is to begin its meeting; None: it is ours,
+        if only to be refused because nobody takes it."""
 
     def claim(self, bot_id: str, *, stay: bool) -> Carrier | None:
-        """The same, and if it is ours nobody else begins its meeting until `release` has been
-        called as often. With ``stay`` it is ours if nobody has it."""
+        """The same, and if it is ours nobody else takes it until `release` has been called as
+        often. With ``stay`` it is ours if nobody has it: it was sent here."""
 
     def release(self, bot_id: str) -> None:
         """One of those who claimed it is done with it."""
 
-    def tell(self, meetings: int | None) -> None:
-        """We have so many; None: we begin none for now."""
+    def tell(self, taking: bool) -> None:
+        """That we are there, how many bots we have, and whether we begin new meetings."""
+
+    @property
+    def taken_elsewhere(self) -> bool:
+        """Some other worker begins new meetings."""
 
     async def add_up(self, own: Mapping[str, object]) -> dict[str, object]:
         """Our `Server.state` and theirs as one, in less than a second."""
@@ -164,6 +168,7 @@ class Server:
                 await self._drain()
             finally:
                 self.draining = True
+                self._tell_siblings()
                 goodbye_s = self.settings.close_s + GOODBYE_SLACK_S
                 with trio.move_on_after(goodbye_s, shield=True):
                     await self._say_goodbye()
@@ -240,35 +245,37 @@ class Server:
             raise HandshakeError(text, GOING_AWAY if going else TRY_AGAIN)
         self._heap.tidy_for_another(self._ended)
         self.served += 1
-        session = Session(bot_id, self.agent, self.settings, self._clock)
-        if self.siblings is not None:
-            self.siblings.claim(bot_id, stay=True)  # with the socket that begins it
-            self._tell_siblings(beginning=1)
-        return session
+        self._tell_siblings(beginning=1)
+        elsewhere = self._claim(bot_id, stay=True)
+        assert elsewhere is None, "its socket has claimed it before"
+        return Session(bot_id, self.agent, self.settings, self._clock)
 
     def _session_ended(self, session: Session) -> None:
         self._tell_siblings()
-        if not session.failed:
+        if session.failed and self.siblings is not None:
+            # Whoever comes back at once must come here, to be refused; and an agent that fails
+            # each time must not make this the emptiest worker.
+            release = partial(self._release, session.bot_id)
+            self._clock.at(trio.current_time() + FAILURE_PAUSE_S, lambda _: release())
+        else:
             self._release(session.bot_id)
-        else:  # whoever comes back at once must come here, to be refused
-            forget = partial(self._release, session.bot_id)
-            self._clock.at(trio.current_time() + FAILURE_PAUSE_S, lambda _: forget())
 
     def _tell_siblings(self, beginning: int = 0) -> None:
-        """How many meetings we have, with those that are ``beginning``, or that we are closed:
-        whatever changes that says so here."""
+        """Whether we begin new meetings, beside those that are ``beginning``."""
         if self.siblings is not None:
-            running = beginning + (0 if self.draining else self.registry.running)
+            running = 0 if self.draining else self.registry.running + beginning
             closed = self.admission.closed(running, draining=self.draining)
-            self.siblings.tell(running if closed is None else None)
+            self.siblings.tell(closed is None)
 
     def _admit(self, request: Request) -> None:
         route = read_route(request.path)
         if route is None:
             raise Refused(404, "no such channel: /bridge and /bridge/audio are")
         self._door.let_in(request, route)
-        if self.draining:  # running meetings too: their bots are better off elsewhere
-            raise _not_now("draining")
+        if self.draining and (self.siblings is None or not self.siblings.taken_elsewhere):
+            raise _not_now(
+                "draining"
+            )  # running meetings too: their bots are better off elsewhere
         if route.bot_id is None or route.bot_id in self.registry:
             return
         if self._carrier(route.bot_id) is None and (reason := self._turned_away()):
@@ -298,14 +305,10 @@ class Server:
         return None if bot_id is None else self._carrier(bot_id)
 
     def _carrier(self, bot_id: str) -> Carrier | None:
-        if self.siblings is None or self.draining:  # nobody takes new ones then: say it here
-            return None
-        return self.siblings.carrier(bot_id)
+        return None if self.siblings is None else self.siblings.carrier(bot_id)
 
-    def _claim(self, request: Request, bot_id: str) -> Carrier | None:
-        if self.siblings is None:
-            return None
-        return self.siblings.claim(bot_id, stay=self.draining or request.adopted)
+    def _claim(self, bot_id: str, *, stay: bool) -> Carrier | None:
+        return None if self.siblings is None else self.siblings.claim(bot_id, stay=stay)
 
     def _release(self, bot_id: str) -> None:
         if self.siblings is not None:
@@ -320,7 +323,7 @@ class Server:
             self.registry,
             self.settings,
             self._refusals,
-            partial(self._claim, socket.request),
+            partial(self._claim, stay=socket.request.adopted),
             self._release,
             partial(self._door.check_bot, socket.request, route),
         )

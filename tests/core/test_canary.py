@@ -327,7 +327,7 @@ async def test_no_repr_and_no_error_of_ours_shows_a_secret() -> None:
     settings = Settings(token=(STATIC,), token_key=KEY, workers=1)
     target = f"/t/{SHOWN['minted']}/bridge?token={STATIC}"
     request = Request("GET", target, ((b"authorization", f"Bearer {WRONG}".encode()),), "?")
-    post = Post(slot=0, directory="", listeners=(), hatch=0, settings=settings)
+    post = Post(slot=0, directory="", listeners=(), hatch=0, memory=0, settings=settings)
     shown: list[object] = [
         settings,
         attrs.evolve(settings, workers=2),

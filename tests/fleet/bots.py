@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from tests.edge.peers import CLOSE, TEXT, Loopback, Peer, close_payload, frame, head
-from trio_bridge.fleet.places import slot_of
+from trio_bridge.fleet.places import home_of
 from trio_bridge.wire.frames import AudioFrame, encode_frame
 from trio_bridge.wire.hello import encode_hello
 
@@ -21,7 +21,7 @@ BINARY = 2
 def bots_of(slot: int, count: int, workers: int = 2) -> list[str]:
     """The first ``count`` ids whose worker is the one in ``slot``."""
     ids = (f"bot-{n}" for n in range(10_000))
-    return list(islice((bot for bot in ids if slot_of(bot, workers) == slot), count))
+    return list(islice((bot for bot in ids if home_of(bot, workers) == slot), count))
 
 
 def sound(frames: int) -> bytes:

@@ -45,6 +45,8 @@ class Fleet:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         whole = self.log[: self.log.rfind("\n") + 1]
+        strange = [line for line in whole.splitlines() if not line.startswith("{")]
+        assert not strange, f"no log lines: {strange}"
         lines = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if line["event"] == name]
 

@@ -7,8 +7,8 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from trio_bridge.fleet.handover import (
     encode_prefix,
 )
 from trio_bridge.fleet.hatch import Hatch
-from trio_bridge.fleet.places import NOT_TAKING, Places
+from trio_bridge.fleet.places import NOT_TAKING, SLACK, Places, new_memory
 from trio_bridge.fleet.siblings import Siblings, hatch_path
 from trio_bridge.meeting import Agent, Meeting
 from trio_bridge.server import Server
@@ -71,6 +71,8 @@ class Pair:
     second: Server
     net: Loopback
     directory: str
+    places: Places
+    """What the two know of each other, to look at and to change."""
     nursery: trio.Nursery
 
     def counts(self) -> tuple[int, int, int]:
@@ -112,7 +114,11 @@ async def pair(
     directory = str(path)
     settings = Settings(port=0, workers=2, host="127.0.0.1", **more)
     before = len(os.listdir("/proc/self/fd"))
-    both = [Siblings(n, 2, directory) for n in (0, 1)]
+    memory = new_memory(2)
+    places = Places(directory, 2, memory)
+    os.close(memory)
+    places.make()
+    both = [Siblings(n, 2, directory, places) for n in (0, 1)]
     first, other = (
         Server(agent, settings, one, wall_clock=partial(float, now_s))
         for one, now_s in zip(both, clocks_s, strict=True)
@@ -125,7 +131,7 @@ async def pair(
             nursery.start_soon(Hatch(first).serve, hatches[0])
             if second:
                 nursery.start_soon(Hatch(other).serve, hatches[1])
-            workers = Pair(first, other, Loopback(address.port), directory, nursery)
+            workers = Pair(first, other, Loopback(address.port), directory, places, nursery)
             yield workers
             for peer in workers.net.peers:
                 await trio.aclose_forcefully(peer.stream)
@@ -133,8 +139,7 @@ async def pair(
     for hatch in hatches:
         await hatch.aclose()
     assert not os.listdir(path / "meetings"), "a meeting is said to be on"
-    for one in both:
-        one.close()
+    places.close()
     assert len(os.listdir("/proc/self/fd")) == before, "descriptors are left"
 
 
@@ -152,11 +157,16 @@ async def receive_passage(visit: trio.SocketStream) -> None:
         data += more
 
 
-@asynccontextmanager
-async def meetings_of(workers: Pair) -> AsyncIterator[Places]:
-    """What the two know of each other, to look at and to change."""
-    with contextlib.closing(Places(workers.directory, 2)) as places:
-        yield places
+@contextmanager
+def crowd(server: Server, bots: int) -> Iterator[None]:
+    """So many bots more that the worker has."""
+    assert isinstance(server.siblings, Siblings)
+    ids = [f"crowd {server.siblings.slot} {n}" for n in range(bots)]
+    for bot_id in ids:
+        assert server.siblings.claim(bot_id, stay=True) is None
+    yield
+    for bot_id in ids:
+        server.siblings.release(bot_id)
 
 
 async def heard(server: Server, frames: int) -> None:
@@ -264,25 +274,23 @@ async def test_a_worker_that_ends_takes_nobody(tmp_path: Path) -> None:
         assert workers.counts() == (0, 1, 0)
 
 
-async def test_a_worker_that_drains_refuses_a_new_bot_as_it_would_by_itself(
-    tmp_path: Path,
+async def test_a_worker_that_has_just_begun_to_drain_refuses_whom_it_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pair(tmp_path) as workers:
-        workers.second.draining = True
-        early = await workers.net.dial()
-        await early.send(head(target=f"/{THEIRS}/bridge".encode()))
-        assert (await early.answer())[0] == 503
-        late = await workers.net.dial()
-        await late.upgrade()
-        await late.send(HELLO)
-        while (frame_read := await late.read())[0] == TEXT:
-            pass
-        assert frame_read == (CLOSE, close_payload(1001, b"going away"))
-        workers.first.draining = True  # then it is not even tried
-        again = await workers.net.dial()
-        await again.send(head(target=f"/{THEIRS}/bridge".encode()))
+        for bot_id in (OURS, bots_of(1, 2)[1]):  # for whom the two go on
+            await Bot(workers.net, bot_id).open("control")
+        workers.second.stop(600.0)
+        with monkeypatch.context() as patch:  # the first one has not seen it yet
+            patch.setattr(siblings, "place", lambda *_: 1)
+            early = await Bot(workers.net, THEIRS, in_path=True).knock()
+            assert (await early.answer())[0] == 503
+            late = await Bot(workers.net, THEIRS).open("control")
+        assert await late.read() == (CLOSE, close_payload(1001, b"going away"))
+        workers.first.stop(600.0)  # then it is not even tried
+        again = await Bot(workers.net, THEIRS, in_path=True).knock()
         assert (await again.answer())[0] == 503
-        assert workers.counts() == (2, 0, 2)
+        assert workers.counts() == (3, 0, 3)
 
 
 async def test_a_bot_that_leaves_while_it_is_handed_over_is_nobodys(
@@ -333,21 +341,48 @@ async def test_a_worker_that_dies_with_the_connection_in_its_hands_leaves_it_wit
 async def test_a_new_bot_goes_to_the_emptier_worker_and_its_other_socket_follows(
     in_path: bool, tmp_path: Path
 ) -> None:
-    async with pair(tmp_path) as workers, meetings_of(workers) as places:
-        places.tell(0, 3)
+    async with pair(tmp_path) as workers:
         bot = Bot(workers.net, OURS, in_path)
-        audio = await bot.open("audio", sound(9))
+        with crowd(workers.first, 3):
+            audio = await bot.open("audio", sound(9))
         await heard(workers.second, 9)
-        assert places.owner(OURS) == 1
-        places.tell(0, 0)
-        places.tell(1, 100)  # a bot that is in a meeting is not asked for its place again
-        control = await bot.open("control")
+        assert workers.places.owner(OURS) == 1
+        with crowd(workers.second, 100):  # who is in a meeting is not placed again
+            control = await bot.open("control")
         assert workers.counts() == (2, 0, 2)
         assert (len(workers.first.registry), len(workers.second.registry)) == (0, 1)
         for peer in (audio, control):
             await leave(peer)
         await workers.second.registry.empty()
-        assert places.owner(OURS) is None
+        assert workers.places.owner(OURS) is None
+
+
+async def test_a_socket_is_sent_after_the_other_one_before_anybody_has_the_bot(
+    tmp_path: Path,
+) -> None:
+    """Both come at once; what the first one's worker counts changes meanwhile."""
+    async with pair(tmp_path, second=False) as workers:
+        with crowd(workers.first, 3):
+            early = await Bot(workers.net, OURS).knock()
+            assert (await early.answer())[0] == 101
+            await trio.testing.wait_all_tasks_blocked()  # it waits for the other one's hatch
+        assert workers.first.siblings is not None
+        assert workers.first.siblings.carrier(OURS) is not None
+        assert workers.first.siblings.carrier(bots_of(0, 2)[1]) is None
+
+
+async def test_bots_that_all_come_at_once_are_counted_where_they_are_sent(
+    tmp_path: Path,
+) -> None:
+    async with pair(tmp_path) as workers:
+        first = workers.first.siblings
+        assert isinstance(first, Siblings)
+        with crowd(workers.first, 20):
+            away = [first.carrier(bot_id) is not None for bot_id in bots_of(0, 60)]
+            assert abs(away.count(True) - 20 - away.count(False)) <= 2 * SLACK
+            for n in range(2 * siblings.MOST_SENT):
+                first.carrier(f"flood-{n}")
+            assert len(first._sent) <= siblings.MOST_SENT + 1
 
 
 @pytest.mark.parametrize("in_path", [True, False])
@@ -365,7 +400,8 @@ async def test_who_was_sent_here_stays_whatever_the_numbers_say_now(
 
 async def test_of_two_workers_that_would_both_begin_a_meeting_one_does(tmp_path: Path) -> None:
     """Its sockets came at once, each to a worker that had the fewest meetings as it looked."""
-    async with pair(tmp_path) as workers, meetings_of(workers) as places:
+    async with pair(tmp_path) as workers:
+        places = workers.places
         control = await workers.net.dial()
         await control.upgrade(head(target=f"/{OURS}/bridge".encode()))  # it is ours so far
         assert places.claim(OURS, 1) == 1
@@ -377,31 +413,53 @@ async def test_of_two_workers_that_would_both_begin_a_meeting_one_does(tmp_path:
 
 
 async def test_a_full_or_a_draining_worker_is_sent_nobody_new(tmp_path: Path) -> None:
-    async with pair(tmp_path, max_sessions=1) as workers, meetings_of(workers) as places:
+    async with pair(tmp_path, max_sessions=1) as workers:
+        places = workers.places
         ours = await Bot(workers.net, OURS).open("control")
-        assert places.meetings == [NOT_TAKING, 0]
+        assert places.bots == [NOT_TAKING, 0]
         another = await Bot(workers.net, bots_of(0, 2)[1]).open("control")
         assert workers.counts() == (1, 0, 1)
-        assert places.meetings == [NOT_TAKING, NOT_TAKING]
+        assert places.bots == [NOT_TAKING, NOT_TAKING]
         await leave(ours)
         (session,) = workers.first.registry
         session.end()
         await workers.first.registry.empty()
-        assert places.meetings == [0, NOT_TAKING]
+        assert places.bots == [0, NOT_TAKING]
         workers.first.stop(10.0)
-        assert places.meetings == [NOT_TAKING, NOT_TAKING]
+        assert places.bots == [NOT_TAKING, NOT_TAKING]
         await leave(another)
+
+
+@pytest.mark.parametrize("in_path", [True, False])
+async def test_a_worker_that_drains_alone_sends_new_bots_to_the_others_and_keeps_its_own(
+    in_path: bool, tmp_path: Path
+) -> None:
+    async with pair(tmp_path) as workers:
+        ours, other = (Bot(workers.net, bot_id, in_path) for bot_id in bots_of(0, 2))
+        control = await ours.open("control")
+        workers.first.stop(600.0)
+        new = await other.open("control")
+        audio = await ours.open("audio", sound(3))
+        await heard(workers.first, 3)
+        assert (len(workers.first.registry), len(workers.second.registry)) == (1, 1)
+        workers.second.stop(600.0)
+        for bot in (ours, Bot(workers.net, bots_of(0, 3)[2], in_path)):
+            refused = await bot.knock()
+            assert (await refused.answer())[0] == 503
+        for peer in (control, audio, new):
+            await leave(peer)
 
 
 async def test_an_overloaded_worker_is_sent_nobody_new_until_it_has_caught_up(
     tmp_path: Path,
 ) -> None:
-    async with pair(tmp_path) as workers, meetings_of(workers) as places:
+    async with pair(tmp_path) as workers:
+        places = workers.places
         lag = workers.first.admission.lag
         ours = await Bot(workers.net, OURS).open("control")
         for late_ms, said in ((10_000.0, NOT_TAKING), (0.0, 1)):
             lag._looks.extend([late_ms] * LOOKS)
-            while places.meetings[0] != said:
+            while places.bots[0] != said:
                 await trio.lowlevel.checkpoint()
         await leave(ours)
 
@@ -410,15 +468,16 @@ async def test_a_bot_whose_agent_failed_is_refused_where_it_was_until_it_may_try
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trio_bridge.server.FAILURE_PAUSE_S", 0.3)
-    async with pair(tmp_path, agent=failing) as workers, meetings_of(workers) as places:
-        places.tell(0, 3)
+    async with pair(tmp_path, agent=failing) as workers:
+        places = workers.places
         bot = Bot(workers.net, OURS)
-        first = await bot.open("control")
+        with crowd(workers.first, 3):
+            first = await bot.open("control")
         assert await first.close_code() == 1011
         await workers.second.registry.empty()
-        places.tell(0, 0)
-        places.tell(1, 3)
-        again = await bot.open("audio")
+        assert places.bots == [0, 1], "a worker whose agents fail must not seem the emptiest"
+        with crowd(workers.second, 3):
+            again = await bot.open("audio")
         assert await again.close_code() == 1011
         assert (workers.first.served, workers.second.served) == (0, 1)
         with trio.fail_after(DEADLINE_S):
@@ -429,17 +488,15 @@ async def test_a_bot_whose_agent_failed_is_refused_where_it_was_until_it_may_try
 async def test_without_the_places_each_bot_is_its_own_workers_and_the_log_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with pair(tmp_path) as workers, meetings_of(workers) as places:
+    async with pair(tmp_path) as workers:
         links = tmp_path / "meetings"
         links.rename(tmp_path / "gone")
-        places.tell(0, 10)
-        places.tell(1, 10)
         for in_path in (True, False):
             for bot_id in (OURS, THEIRS):
                 await leave(await Bot(workers.net, bot_id, in_path).open("control"))
         assert (workers.first.served, workers.second.served) == (1, 1)
         assert workers.counts() == (2, 0, 2)
-        assert "places of meetings are lost" in caplog.text
+        assert "nobody can know who has which bot" in caplog.text
         (tmp_path / "gone").rename(links)
 
 

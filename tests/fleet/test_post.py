@@ -8,7 +8,7 @@ import pytest
 
 from trio_bridge.config import Settings
 from trio_bridge.errors import SettingsError
-from trio_bridge.fleet.places import slot_of
+from trio_bridge.fleet.places import home_of
 from trio_bridge.fleet.post import Post, encode_post, read_post
 from trio_bridge.fleet.siblings import add_states
 from trio_bridge.fleet.supervisor import own_command
@@ -25,7 +25,7 @@ def test_a_worker_has_all_settings_of_its_fleet_and_leaves_the_orders_unread() -
     settings = Settings(
         workers=2, token=("s3cret", "\udcff"), bot_name=("B\u00f6t",), lead_ms=500
     )
-    post = Post(slot=1, directory="/d", listeners=(3, 4), hatch=5, settings=settings)
+    post = Post(slot=1, directory="/d", listeners=(3, 4), hatch=5, memory=6, settings=settings)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.sendall(encode_post(post) + b"5.0\n")
@@ -53,10 +53,10 @@ def test_a_lifeline_that_somebody_made_up_is_one_line(descriptor: str) -> None:
 
 
 def test_every_process_finds_the_same_worker_for_a_bot_and_they_share_evenly() -> None:
-    assert [slot_of(bot, 4) for bot in ("bot-1", "\u00fc", "", "\udcff")] == [0, 3, 0, 2]
-    slots = [slot_of(f"bot-{n}", 4) for n in range(4_000)]
+    assert [home_of(bot, 4) for bot in ("bot-1", "\u00fc", "", "\udcff")] == [0, 3, 0, 2]
+    slots = [home_of(f"bot-{n}", 4) for n in range(4_000)]
     assert all(900 < slots.count(slot) < 1_100 for slot in range(4))
-    assert {slot_of("bot-1", 1)} == {0}
+    assert {home_of("bot-1", 1)} == {0}
 
 
 def test_workers_need_plain_tcp_and_a_program_of_their_own() -> None:

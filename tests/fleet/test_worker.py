@@ -18,6 +18,7 @@ from tests.core.rooms import listener
 from tests.edge.peers import CLOSE, Loopback, close_payload, frame
 from tests.fleet.bots import Bot, bots_of
 from trio_bridge.config import Settings
+from trio_bridge.fleet.places import new_memory
 from trio_bridge.fleet.post import READY, Post, encode_post
 from trio_bridge.fleet.siblings import hatch_path
 from trio_bridge.fleet.worker import name_worker_in_logs, open_lifeline, work
@@ -33,7 +34,7 @@ class Working:
 async def working(tmp_path: Path, drain_s: float = 0.0) -> AsyncIterator[Working]:
     """A worker with one bot; the block must end it."""
     directory = tmp_path / "hatches"
-    directory.mkdir()
+    (directory / "meetings").mkdir(parents=True)
     hatch = socket.socket(socket.AF_UNIX)
     hatch.bind(hatch_path(str(directory), 0))
     hatch.listen()
@@ -46,6 +47,7 @@ async def working(tmp_path: Path, drain_s: float = 0.0) -> AsyncIterator[Working
         directory=str(directory),
         listeners=(port.detach(),),
         hatch=hatch.detach(),
+        memory=new_memory(2),
         settings=settings,
     )
     with ours, trio.fail_after(10):

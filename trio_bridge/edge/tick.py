@@ -101,7 +101,7 @@ class TickingHub(Hub, trio.abc.Instrument):
             if self._ready or self._due_s <= now_s:
                 self._read_what_is_due(now_s)
             if not self._ready:
-                self._strike_what_is_due(now_s)
+                self._strike_what_is_due(trio.current_time())
         except BaseException as exc:  # `run` raises it
             self._ready, self._due_s = [], math.inf
             self._fail(exc)

@@ -42,17 +42,17 @@ class Hatch:
     """Takes connections for ``server``, and answers for it."""
 
     server: Server
-    _places: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(VISITS), init=False)
+    _room: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(VISITS), init=False)
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Receive visitors until cancelled; closes ``listener``. No visitor makes it raise."""
         async with listener, trio.open_nursery() as visits:
             while True:
-                await self._places.acquire()
+                await self._room.acquire()
                 try:
                     visit = await listener.accept()
                 except OSError as exc:
-                    self._places.release()
+                    self._room.release()
                     log.warning("hatch cannot accept", extra={"errno": exc.errno})
                     await trio.sleep(ACCEPT_RETRY_S)
                 else:
@@ -68,7 +68,7 @@ class Hatch:
         except Exception:  # one visit's fault must not end the hatch
             log.exception("hand-over failed")
         finally:
-            self._places.release()
+            self._room.release()
             await trio.aclose_forcefully(visit)
 
     async def _serve_visit(self, visit: trio.SocketStream) -> None:

@@ -37,6 +37,8 @@ class Post:
     """Descriptors of the listening TCP sockets, which all workers share."""
     hatch: int
     """Descriptor of this slot's listening Unix socket."""
+    memory: int
+    """Descriptor of what all workers have in common; see `places`."""
     settings: Settings
 
 

@@ -1,4 +1,4 @@
-"""The other workers as one of them sees them: whose a bot is, the way there, how they are."""
+"""The other workers as one of them sees them: who has a bot, the way there, how they are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import logging
 import socket
 import struct
-from collections import Counter
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from trio_bridge.fleet.handover import (
     encode_passage,
     encode_prefix,
 )
-from trio_bridge.fleet.places import NOT_TAKING, Places, place, slot_of
+from trio_bridge.fleet.places import NOT_TAKING, Places, home_of, place
 from trio_bridge.log import Throttle
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ its visitors queue, takes most of a second."""
 ASK_S = 0.5
 """A worker that is well answers in a few ms; probes give up after a second."""
 MAX_STATE_BYTES = 64 << 10
+SENT_S, MOST_SENT = 0.3, 1024
+"""So long a bot may be on its way to its worker before it is counted there; and how many are
+remembered, the latest."""
 
 
 def hatch_path(directory: str, slot: int) -> str:
@@ -66,72 +70,105 @@ class Visit:
 class Siblings:
     """The workers of one fleet, of which this process is the one in ``slot``.
 
-    Without their places, when the directory is gone or full, each bot is its own worker's.
+    Where nobody can know who has which bot, because the directory is gone or full, each bot's
+    home has it.
     """
 
     slot: int
     count: int
     directory: str
-    """Where each worker's hatch is, and the places of all meetings."""
-    _places: Places = attrs.field(
-        default=attrs.Factory(lambda self: Places(self.directory, self.count), takes_self=True),
-        init=False,
-    )
-    _held: Counter[str] = attrs.field(factory=Counter, init=False)
-    """Bots that are ours, and how often."""
+    """Where each worker's hatch is."""
+    _places: Places
+    _held: dict[str, int] = attrs.field(factory=dict, init=False)
+    """Bots that are ours, and how often each is held."""
+    _linked: set[str] = attrs.field(factory=set, init=False)
+    """Those of which the others can know it."""
+    _taking: bool = attrs.field(default=False, init=False)
+    _sent: OrderedDict[str, tuple[int, float]] = attrs.field(factory=OrderedDict, init=False)
+    """Bots that we have placed just now and to which slot, until when: nobody counts them yet,
+    and all that come at once would go to the same worker."""
+    _on_their_way: Counter[int] = attrs.field(factory=Counter, init=False)
+    """How many of those by slot."""
     _lost: Throttle = attrs.field(factory=Throttle, init=False)
 
     def carrier(self, bot_id: str) -> Carrier | None:
-        """The way to the worker that has the bot's meeting, or would begin it; None: it is
-        ours."""
+        """The way to the worker that has the bot, or is to begin its meeting; None: it is ours,
+        if only to be refused because nobody takes it."""
         if bot_id in self._held:
             return None
         try:
-            slot = self._places.owner(bot_id)
+            slot = self._slot_of(bot_id, stay=False)
         except OSError as exc:
-            slot = self._own_slot(bot_id, exc)
-        return self._way_to(self._place(bot_id) if slot is None else slot)
+            slot = self._home_of(bot_id, exc)
+        return self._way_to(slot)
 
     def claim(self, bot_id: str, *, stay: bool) -> Carrier | None:
-        """The same, and if it is ours nobody else begins its meeting until `release` has been
-        called as often. With ``stay`` it is ours if nobody has it: it was sent here."""
+        """The same, and if it is ours nobody else takes it until `release` has been called as
+        often. With ``stay`` it is ours if nobody has it: it was sent here, and if each looked
+        anew where it should be it might be sent to and fro."""
         if bot_id not in self._held:
             try:
-                slot = self._places.owner(bot_id)
-                if slot is None:
-                    slot = self.slot if stay else self._place(bot_id)
+                slot = self._slot_of(bot_id, stay=stay)
                 if slot == self.slot:
                     slot = self._places.claim(bot_id, slot)
+                    self._linked.add(bot_id)
             except OSError as exc:
-                slot = self.slot if stay else self._own_slot(bot_id, exc)
+                slot = self._home_of(bot_id, exc)
             if slot != self.slot:
+                self._linked.discard(bot_id)
                 return self._way_to(slot)
-        self._held[bot_id] += 1
+        self._held[bot_id] = self._held.get(bot_id, 0) + 1
+        self.tell(self._taking)
         return None
 
     def release(self, bot_id: str) -> None:
         """One of those who claimed it is done with it."""
         self._held[bot_id] -= 1
-        if not self._held[bot_id]:
-            del self._held[bot_id]
-            with contextlib.suppress(OSError):
-                self._places.release(bot_id)
+        if self._held[bot_id]:
+            return
+        del self._held[bot_id]
+        if bot_id in self._linked:
+            self._linked.remove(bot_id)
+            self._places.release(bot_id)
+        self.tell(self._taking)
 
-    def tell(self, meetings: int | None) -> None:
-        """We have so many; None: we begin none for now."""
-        self._places.tell(self.slot, NOT_TAKING if meetings is None else meetings)
+    def tell(self, taking: bool) -> None:
+        """That we are there, how many bots we have, and whether we begin new meetings."""
+        self._taking = taking
+        self._places.tell(self.slot, len(self._held) if taking else NOT_TAKING)
 
-    def close(self) -> None:
-        """The last call."""
-        self._places.close()
+    @property
+    def taken_elsewhere(self) -> bool:
+        """Some other worker begins new meetings."""
+        return any(n >= 0 for slot, n in enumerate(self._places.bots) if slot != self.slot)
 
-    def _place(self, bot_id: str) -> int:
-        return place(bot_id, self._places.meetings)
+    def _slot_of(self, bot_id: str, *, stay: bool) -> int:
+        slot = self._places.owner(bot_id)
+        if slot is None and not stay:
+            slot = self._place(bot_id)
+        return self.slot if slot is None else slot
 
-    def _own_slot(self, bot_id: str, fault: OSError) -> int:
+    def _place(self, bot_id: str) -> int | None:
+        sent, on_their_way, now_s = self._sent, self._on_their_way, time.monotonic()
+        while sent and (len(sent) > MOST_SENT or now_s >= next(iter(sent.values()))[1]):
+            _, (slot, _) = sent.popitem(last=False)
+            on_their_way[slot] -= 1
+        bots = self._places.bots
+        known = sent.get(bot_id)
+        if known is not None and bots[known[0]] != NOT_TAKING:
+            return known[0]  # with its other socket
+        for slot, number in on_their_way.items():
+            bots[slot] += number if bots[slot] != NOT_TAKING else 0
+        placed = place(bot_id, bots)
+        if placed is not None and known is None:
+            sent[bot_id] = placed, now_s + SENT_S
+            on_their_way[placed] += 1
+        return placed
+
+    def _home_of(self, bot_id: str, fault: OSError) -> int:
         if self._lost.admits(trio.current_time()):
-            log.error("places of meetings are lost", extra={"reason": str(fault)})
-        return slot_of(bot_id, self.count)
+            log.error("nobody can know who has which bot", extra={"reason": str(fault)})
+        return home_of(bot_id, self.count)
 
     def _way_to(self, slot: int) -> Carrier | None:
         return None if slot == self.slot else partial(self._offer, slot)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import subprocess
 import tempfile
@@ -19,7 +20,7 @@ import trio
 from trio_bridge.address import Address, address_of, open_listeners, warn_when_open
 from trio_bridge.config import Settings
 from trio_bridge.errors import BridgeError, SettingsError
-from trio_bridge.fleet.places import Places
+from trio_bridge.fleet.places import Places, new_memory
 from trio_bridge.fleet.post import LIFELINE_VARIABLE, READY, Post, encode_post
 from trio_bridge.fleet.siblings import hatch_path
 
@@ -143,16 +144,18 @@ class Supervisor:
         directory = held.enter_context(
             tempfile.TemporaryDirectory(prefix="trio_bridge-", ignore_cleanup_errors=True)
         )
-        self._places = Places(directory, self.settings.workers)
+        memory = new_memory(self.settings.workers)
+        held.callback(os.close, memory)
+        self._places = Places(directory, self.settings.workers, memory)
         held.callback(self._places.close)
-        for slot in range(self.settings.workers):
-            self._places.clear(slot)  # none of them begins a meeting yet
+        self._places.make()
         return [
             Post(
                 slot=slot,
                 directory=directory,
                 listeners=[listener.socket.fileno() for listener in listeners],
                 hatch=held.enter_context(_open_hatch(hatch_path(directory, slot))).fileno(),
+                memory=memory,
                 settings=self.settings,
             )
             for slot in range(self.settings.workers)
@@ -194,7 +197,7 @@ class Supervisor:
             process = await trio.lowlevel.open_process(
                 self.command,
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), post.hatch, *post.listeners),
+                pass_fds=(theirs.fileno(), post.hatch, post.memory, *post.listeners),
                 # Ctrl-C goes to every process of a terminal's group; ours get orders instead.
                 start_new_session=True,
                 env={**self.environ, LIFELINE_VARIABLE: str(theirs.fileno())},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import trio
 
 from trio_bridge.errors import SettingsError
 from trio_bridge.fleet.hatch import Hatch
+from trio_bridge.fleet.places import Places
 from trio_bridge.fleet.post import LIFELINE_VARIABLE, READY, Post, read_post
 from trio_bridge.fleet.siblings import Siblings
 from trio_bridge.meeting import Agent
@@ -56,14 +58,16 @@ async def work(agent: Agent, lifeline: socket.socket, post: Post) -> None:
     SIGTERM alone drains as well, and then the supervisor starts another; the supervisor's own
     orders do not come as signals, so that one sent to the whole group counts once.
     """
-    siblings = Siblings(post.slot, post.settings.workers, post.directory)
+    places = Places(post.directory, post.settings.workers, post.memory)
+    os.close(post.memory)
+    siblings = Siblings(post.slot, post.settings.workers, post.directory, places)
     server = Server(agent, post.settings, siblings)
     hatch = Hatch(server)
     listeners = [_listener(descriptor) for descriptor in post.listeners]
     lifeline.setblocking(False)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(lifeline))
     receiver = trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    with contextlib.closing(siblings), receiver as signals:
+    with contextlib.closing(places), receiver as signals:
         async with stream, trio.open_nursery() as nursery:
             await nursery.start(server.run, listeners)
             nursery.start_soon(hatch.serve, _listener(post.hatch))
