@@ -324,6 +324,21 @@ def test_a_stream_that_the_collector_finds_while_one_is_made_blocks_nobody() -> 
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
 
 
+def test_a_program_that_ends_with_streams_to_be_freed_ends_silently() -> None:
+    """soxr's binding reports each that is left, in a dozen lines on stderr."""
+    program = (
+        "from trio_bridge.audio.resample import Resampler\n"
+        "from trio_bridge.audio.streams import make_streams_apart\n"
+        "make_streams_apart()\n"
+        "ears = [Resampler(48_000, 16_000) for _ in range(300)]\n"
+        "del ears[1:]\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, timeout=30
+    )
+    assert (ended.stdout, ended.stderr) == (b"", b"")
+
+
 def test_what_streams_left_is_given_back_before_the_next_is_made(
     monkeypatch: pytest.MonkeyPatch, made_apart: None
 ) -> None:
