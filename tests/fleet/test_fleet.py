@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -14,7 +15,8 @@ from tests.core.test_command_line import ask
 from tests.edge.peers import CLOSE, Loopback, close_payload, frame
 from tests.fleet.bots import Bot, bots_of, chat, leave, sound
 from tests.fleet.processes import fleet_of, gone, run_program
-from trio_bridge.fleet.places import SLACK
+from trio_bridge.fleet.places import SLACK, STALE_S
+from trio_bridge.fleet.siblings import ASK_S
 from trio_bridge.simulator import Report, Scenario, SpeakerPart, simulate
 
 
@@ -122,11 +124,14 @@ async def test_a_killed_worker_takes_only_its_own_bots_and_they_may_come_back() 
     assert ended == {kept: 10, lost: 7}
 
 
-async def test_a_worker_that_does_not_answer_is_reported_and_the_port_goes_on() -> None:
-    async with fleet_of(2) as fleet:
+async def test_a_worker_that_hangs_is_reported_and_new_bots_go_to_the_others() -> None:
+    async with fleet_of(2, "--drain-s", "0") as fleet:
         os.kill(fleet.pids[0], signal.SIGSTOP)
         try:
-            health = await fleet.health()
+            for _ in range(math.ceil(STALE_S / ASK_S) + 1):  # each waits so long for its answer
+                health = await fleet.health()
+            bots = [await Bot(fleet.net, bot_id).open("control") for bot_id in bots_of(0, 5)]
+            assert await chat(bots[-1], "hello") == "hello"
         finally:
             os.kill(fleet.pids[0], signal.SIGCONT)
         fleet.running.process.send_signal(signal.SIGTERM)

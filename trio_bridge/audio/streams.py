@@ -95,8 +95,8 @@ def make_streams_apart() -> None:
     """
     if not _makers:
         _makers.append(Maker())
-        # Whatever it is still to free goes before the interpreter does: what is left then soxr's
-        # binding reports as leaked, in a dozen lines.
+        # What it is still to free goes before the interpreter does: soxr's binding reports
+        # whatever is left then as leaked, in a dozen lines.
         atexit.register(_makers[0].close)
 
 
