@@ -272,10 +272,9 @@ class Server:
         if route is None:
             raise Refused(404, "no such channel: /bridge and /bridge/audio are")
         self._door.let_in(request, route)
-        if self.draining and (self.siblings is None or not self.siblings.taken_elsewhere):
-            raise _not_now(
-                "draining"
-            )  # running meetings too: their bots are better off elsewhere
+        alone = self.siblings is None or not self.siblings.taken_elsewhere
+        if self.draining and alone:  # running meetings too: they are better off elsewhere
+            raise _not_now("draining")
         if route.bot_id is None or route.bot_id in self.registry:
             return
         if self._carrier(route.bot_id) is None and (reason := self._turned_away()):

@@ -255,7 +255,7 @@ MUTATIONS = (
         "a drain takes new meetings",
         "while the server drains",
         (Server, "_make_session", "if reason is not None:", "if False:"),
-        (Server, "_admit", "if self.draining:", "if False:"),
+        (Server, "_admit", "if self.draining and alone:", "if False:"),
     ),
     _mutation(
         "a failing agent takes the meeting's nursery with it",
