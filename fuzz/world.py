@@ -209,8 +209,7 @@ class World:
         try:
             onward = await serve_channel(
                 cast(Socket, wire), route, self.registry, SETTINGS, Throttle(),
-                claim=lambda _: None,
-                release=lambda _: None, check_bot=lambda _: None,
+                claim=lambda _: None, release=lambda _: None, check_bot=lambda _: None,
             )  # fmt: skip
             assert onward is None
         except SocketClosedError:

@@ -245,10 +245,11 @@ class Server:
             raise HandshakeError(text, GOING_AWAY if going else TRY_AGAIN)
         self._heap.tidy_for_another(self._ended)
         self.served += 1
+        session = Session(bot_id, self.agent, self.settings, self._clock)
         self._tell_siblings(beginning=1)
-        elsewhere = self._claim(bot_id, stay=True)
+        elsewhere = self._claim(bot_id, stay=True)  # until `_session_ended`
         assert elsewhere is None, "its socket has claimed it before"
-        return Session(bot_id, self.agent, self.settings, self._clock)
+        return session
 
     def _session_ended(self, session: Session) -> None:
         self._tell_siblings()

@@ -237,6 +237,13 @@ def test_a_stream_that_ended_is_gone_before_the_next_is_made(
     assert len(made) == 4
 
 
+def run_alone(program: str) -> subprocess.CompletedProcess[bytes]:
+    """In a Python of its own, to its end, which is a good one."""
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, timeout=30
+    )
+
+
 @pytest.fixture
 def made_apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Streams are made in a thread of their own meanwhile."""
@@ -321,7 +328,7 @@ def test_a_stream_that_the_collector_finds_while_one_is_made_blocks_nobody() -> 
         "for _ in range(50):\n"
         "    Meeting()\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    run_alone(program)
 
 
 def test_a_program_that_ends_with_streams_to_be_freed_ends_silently() -> None:
@@ -333,9 +340,7 @@ def test_a_program_that_ends_with_streams_to_be_freed_ends_silently() -> None:
         "ears = [Resampler(48_000, 16_000) for _ in range(300)]\n"
         "del ears[1:]\n"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, check=True, timeout=30
-    )
+    ended = run_alone(program)
     assert (ended.stdout, ended.stderr) == (b"", b"")
 
 
@@ -378,7 +383,5 @@ def test_a_forked_child_makes_its_streams_itself() -> None:
         "    os._exit(7)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, check=True, timeout=30
-    )
+    ended = run_alone(program)
     assert ended.stdout == b"7\n"

@@ -139,6 +139,7 @@ async def pair(
     for hatch in hatches:
         await hatch.aclose()
     assert not os.listdir(path / "meetings"), "a meeting is said to be on"
+    assert places.bots == [NOT_TAKING] * 2, "a worker that has ended would be sent bots"
     places.close()
     assert len(os.listdir("/proc/self/fd")) == before, "descriptors are left"
 

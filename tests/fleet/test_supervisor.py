@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -170,6 +171,19 @@ async def test_a_directory_too_deep_for_a_socket_is_one_line(
     with pytest.raises(SettingsError, match="set TMPDIR"):
         await run(fleet(""))
     assert os.listdir(deep) == []
+
+
+async def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(workers: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "new_memory", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(SettingsError, match=r"No space left.*set TMPDIR"):
+        await run(fleet(OBEDIENT))
+    assert os.listdir(tmp_path) == []
 
 
 async def test_settings_that_do_not_fit_are_refused() -> None:

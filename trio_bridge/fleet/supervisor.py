@@ -141,14 +141,7 @@ class Supervisor:
     def _write_posts(
         self, held: contextlib.ExitStack, listeners: Sequence[trio.SocketListener]
     ) -> list[Post]:
-        directory = held.enter_context(
-            tempfile.TemporaryDirectory(prefix="trio_bridge-", ignore_cleanup_errors=True)
-        )
-        memory = new_memory(self.settings.workers)
-        held.callback(os.close, memory)
-        self._places = Places(directory, self.settings.workers, memory)
-        held.callback(self._places.close)
-        self._places.make()
+        directory, memory = self._make_places(held)
         return [
             Post(
                 slot=slot,
@@ -160,6 +153,24 @@ class Supervisor:
             )
             for slot in range(self.settings.workers)
         ]
+
+    def _make_places(self, held: contextlib.ExitStack) -> tuple[str, int]:
+        """The fleet's directory, and the descriptor of what its workers have in common."""
+        try:
+            directory = held.enter_context(
+                tempfile.TemporaryDirectory(prefix="trio_bridge-", ignore_cleanup_errors=True)
+            )
+            memory = new_memory(self.settings.workers)
+            held.callback(os.close, memory)
+            self._places = Places(directory, self.settings.workers, memory)
+            held.callback(self._places.close)
+            self._places.make()
+        except OSError as exc:
+            raise SettingsError(
+                f"workers: no temporary files can be made: {exc.strerror or exc}; set TMPDIR "
+                "to a short path of a local disk that has room"
+            ) from exc
+        return directory, memory
 
     async def _keep(self, post: Post) -> None:
         """Start the worker of a slot, again and again until `stop`."""
